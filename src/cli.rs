@@ -1,0 +1,328 @@
+//! The command line as plain values; opens nothing, reads nothing.
+
+use crate::error::{Error, Result};
+pub use crate::firewall::activation::Activation;
+use crate::flow::filter::{Filter, Network};
+use crate::limits::{CAPACITY_DEFAULT, CAPACITY_MAX, DURATION_MAX_S, RECEIVE_BUFFER};
+pub use crate::report::Format;
+use lexopt::prelude::*;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What `--help` prints.
+pub const HELP: &str = include_str!("help.txt");
+
+/// Where the report goes when `-o` does not say.
+pub const OUTPUT_DEFAULT: &str = "/tmp/conntracker.log";
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+    /// Capture from the kernel.
+    Capture(Options),
+    /// Report from a recording.
+    Replay(PathBuf, Options),
+}
+
+/// Where the report goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output (`-`).
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// The options of a capture or a replay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// `-o`
+    pub output: Output,
+    /// `--format`
+    pub format: Format,
+    /// `--follow`
+    pub follow: bool,
+    /// `--for`
+    pub duration: Option<Duration>,
+    /// `--capacity`, in flows.
+    pub capacity: u32,
+    /// `--buffer`, in bytes; `None` is the default, bounded by the machine's memory.
+    pub buffer_bytes: Option<u32>,
+    /// `--all-netns`
+    pub all_netns: bool,
+    /// `--activate`
+    pub activation: Activation,
+    /// `--record`
+    pub record: Option<PathBuf>,
+    /// `--proto`, `--net`, `--not-net`, `--port`, `-4`, `-6`
+    pub filter: Filter,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            output: Output::File(PathBuf::from(OUTPUT_DEFAULT)),
+            format: Format::Text,
+            follow: false,
+            duration: None,
+            capacity: CAPACITY_DEFAULT,
+            buffer_bytes: None,
+            all_netns: false,
+            activation: Activation::Auto,
+            record: None,
+            filter: Filter::default(),
+        }
+    }
+}
+
+/// Reads the command line (without the program's name).
+pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Command> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut options = Options::default();
+    let mut replay = None;
+    let mut only_capture = None;
+    let mut first = true;
+    while let Some(argument) = parser.next().map_err(Error::usage)? {
+        let name = match argument {
+            Short(letter) => format!("-{letter}"),
+            Long(name) => format!("--{name}"),
+            Value(word) if first && word == "replay" => {
+                replay = Some(None);
+                first = false;
+                continue;
+            }
+            Value(file) if replay == Some(None) => {
+                replay = Some(Some(PathBuf::from(file)));
+                continue;
+            }
+            Value(word) => return Err(Error::usage(format_args!("unexpected argument {word:?}"))),
+        };
+        first = false;
+        match name.as_str() {
+            "-h" | "--help" => return Ok(Command::Help),
+            "-V" | "--version" => return Ok(Command::Version),
+            "-d" | "--daemon" | "-t" | "--trace" | "-e" | "--everything" | "-b" | "--bpf" => {
+                let version = env!("CARGO_PKG_VERSION");
+                return Err(Error::usage(format_args!(
+                    "{name} is not part of conntracker {version}"
+                )));
+            }
+            name if report_option(name, &mut parser, &mut options)? => {}
+            name if capture_option(name, &mut parser, &mut options)? => {
+                only_capture = Some(name.to_owned())
+            }
+            _ => return Err(Error::usage(format_args!("unknown option {name}"))),
+        }
+    }
+    match (replay, only_capture) {
+        (None, _) => Ok(Command::Capture(options)),
+        (Some(None), _) => Err(Error::usage("replay: which file?")),
+        (Some(Some(_)), Some(name)) => Err(Error::usage(format_args!(
+            "replay: {name} is for a capture"
+        ))),
+        (Some(Some(file)), None) => Ok(Command::Replay(file, options)),
+    }
+}
+
+/// Options of every report. Says whether it was one.
+fn report_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Result<bool> {
+    let filter = &mut options.filter;
+    match name {
+        "-o" | "--output" => options.output = output(parser.value().map_err(Error::usage)?)?,
+        "--format" => options.format = format(&word(parser)?)?,
+        "--follow" => options.follow = true,
+        "--capacity" => options.capacity = capacity(&word(parser)?)?,
+        "--proto" => list(&word(parser)?, &mut filter.protocols, protocol)?,
+        "--net" => list(&word(parser)?, &mut filter.networks, network)?,
+        "--not-net" => list(&word(parser)?, &mut filter.not_networks, network)?,
+        "--port" => list(&word(parser)?, &mut filter.ports, ports)?,
+        "-4" | "--ipv4" => family(filter, false)?,
+        "-6" | "--ipv6" => family(filter, true)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Options that only a capture has. Says whether it was one.
+fn capture_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Result<bool> {
+    match name {
+        "-f" | "--foreground" => {} // what happens anyway
+        "--for" => options.duration = Some(duration(&word(parser)?)?),
+        "--buffer" => options.buffer_bytes = Some(buffer(&word(parser)?)?),
+        "--all-netns" => options.all_netns = true,
+        "--activate" => options.activation = activation(&word(parser)?)?,
+        "--record" => options.record = Some(PathBuf::from(parser.value().map_err(Error::usage)?)),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn word(parser: &mut lexopt::Parser) -> Result<String> {
+    parser
+        .value()
+        .map_err(Error::usage)?
+        .into_string()
+        .map_err(|word| Error::usage(format_args!("{word:?} is not text")))
+}
+
+fn list<T>(words: &str, values: &mut Vec<T>, parse: fn(&str) -> Result<T>) -> Result<()> {
+    for word in words.split(',') {
+        values.push(parse(word)?);
+    }
+    Ok(())
+}
+
+fn output(file: OsString) -> Result<Output> {
+    match file.to_str() {
+        Some("-") => Ok(Output::Stdout),
+        Some("") => Err(Error::usage("-o: the file's name is empty")),
+        _ => Ok(Output::File(PathBuf::from(file))),
+    }
+}
+
+fn format(word: &str) -> Result<Format> {
+    match word {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err(Error::usage(format_args!(
+            "--format: {word:?} is neither text nor json"
+        ))),
+    }
+}
+
+fn activation(word: &str) -> Result<Activation> {
+    match word {
+        "auto" => Ok(Activation::Auto),
+        "nft" => Ok(Activation::Nft),
+        "legacy" => Ok(Activation::Legacy),
+        "off" => Ok(Activation::Off),
+        _ => Err(Error::usage(format_args!(
+            "--activate: {word:?} is not one of auto, nft, legacy, off"
+        ))),
+    }
+}
+
+fn capacity(word: &str) -> Result<u32> {
+    match word.parse() {
+        Ok(flows) if (1..=CAPACITY_MAX).contains(&flows) => Ok(flows),
+        _ => Err(Error::usage(format_args!(
+            "--capacity: {word:?} is not a number from 1 to {CAPACITY_MAX}"
+        ))),
+    }
+}
+
+/// Bytes, with a suffix k or m for KiB or MiB.
+fn buffer(word: &str) -> Result<u32> {
+    let (digits, unit) = match word.to_ascii_lowercase() {
+        word if word.ends_with('k') => (word[..word.len() - 1].to_owned(), 1 << 10),
+        word if word.ends_with('m') => (word[..word.len() - 1].to_owned(), 1 << 20),
+        word => (word, 1),
+    };
+    let bytes = digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err(Error::usage(format_args!(
+            "--buffer: {word:?} is not a size from 1 to 1024m (the default is {}m)",
+            RECEIVE_BUFFER >> 20
+        ))),
+    }
+}
+
+/// Seconds, whole or not, or with a suffix s, m or h.
+fn duration(word: &str) -> Result<Duration> {
+    let (number, unit_s) = match word.as_bytes().last() {
+        Some(b's') => (&word[..word.len() - 1], 1.0),
+        Some(b'm') => (&word[..word.len() - 1], 60.0),
+        Some(b'h') => (&word[..word.len() - 1], 3600.0),
+        _ => (word, 1.0),
+    };
+    let plain = number
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match number.parse::<f64>() {
+        Ok(number) if plain && number > 0.0 && number * unit_s <= DURATION_MAX_S as f64 => {
+            Ok(Duration::from_secs_f64(number * unit_s))
+        }
+        _ => Err(Error::usage(format_args!(
+            "--for: {word:?} is not a time such as 10, 0.5, 90s, 5m or 2h"
+        ))),
+    }
+}
+
+fn family(filter: &mut Filter, ipv6: bool) -> Result<()> {
+    if filter.ipv6.is_some_and(|other| other != ipv6) {
+        return Err(Error::usage("-4 and -6 together leave nothing"));
+    }
+    filter.ipv6 = Some(ipv6);
+    Ok(())
+}
+
+fn protocol(word: &str) -> Result<u8> {
+    let by_name = crate::wire::kernel::PROTOCOL_NAMES
+        .iter()
+        .find(|(_, name)| word.eq_ignore_ascii_case(name));
+    match by_name {
+        Some((number, _)) => Ok(*number),
+        None => word.parse().map_err(|_| {
+            Error::usage(format_args!(
+                "--proto: {word:?} is no protocol name or number"
+            ))
+        }),
+    }
+}
+
+fn network(word: &str) -> Result<Network> {
+    let wrong = || {
+        Error::usage(format_args!(
+            "{word:?} is not a network such as 10.0.0.0/8 or fd00::/8"
+        ))
+    };
+    let (address, bits) = match word.split_once('/') {
+        Some((address, bits)) => (address, Some(bits)),
+        None => (word, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let (bytes, bits_max) = match address {
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.octets());
+            (bytes, 32)
+        }
+        IpAddr::V6(address) => (address.octets(), 128),
+    };
+    let prefix_bits = match bits {
+        Some(bits) => bits
+            .parse()
+            .ok()
+            .filter(|bits| *bits <= bits_max)
+            .ok_or_else(wrong)?,
+        None => bits_max,
+    };
+    Ok(Network {
+        address: bytes,
+        prefix_bits,
+        ipv6: address.is_ipv6(),
+    })
+}
+
+fn ports(word: &str) -> Result<(u16, u16)> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
+        _ => Err(Error::usage(format_args!(
+            "--port: {word:?} is not a port (0 to 65535) or a range such as 8000-8080"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Every option, its wrong values, and what goes with what.
+
+use super::*;
+
+fn capture(arguments: &[&str]) -> Options {
+    match parse(arguments) {
+        Ok(Command::Capture(options)) => options,
+        other => panic!("{arguments:?} gave {other:?}"),
+    }
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let error = parse(arguments).expect_err(&format!("{arguments:?} must be refused"));
+    assert_eq!(error.exit_status(), 2, "{error}");
+    assert!(!error.to_string().contains('\n'), "one line: {error}");
+    error.to_string()
+}
+
+#[test]
+fn nothing_is_a_capture_with_the_seeds_defaults() {
+    let options = capture(&[]);
+    assert_eq!(options, Options::default());
+    assert_eq!(options.output, Output::File("/tmp/conntracker.log".into()));
+    assert_eq!(capture(&["-f"]), options);
+    assert_eq!(capture(&["--foreground"]), options);
+}
+
+#[test]
+fn every_option_takes_effect() {
+    let options = capture(&[
+        "-o",
+        "-",
+        "--format=json",
+        "--follow",
+        "--for",
+        "1.5",
+        "--capacity",
+        "10",
+        "--buffer=4k",
+        "--all-netns",
+        "--activate",
+        "legacy",
+        "--record",
+        "r",
+        "--proto",
+        "tcp,99",
+        "--net",
+        "10.0.0.0/8",
+        "--not-net",
+        "::1",
+        "--port",
+        "80,1000-2000",
+        "-4",
+    ]);
+    assert_eq!(
+        (options.output, options.format, options.follow),
+        (Output::Stdout, Format::Json, true)
+    );
+    assert_eq!(
+        (options.duration, options.capacity),
+        (Some(Duration::from_millis(1500)), 10)
+    );
+    assert_eq!(
+        (options.buffer_bytes, options.all_netns),
+        (Some(4096), true)
+    );
+    assert_eq!(
+        (options.activation, options.record),
+        (Activation::Legacy, Some("r".into()))
+    );
+    assert_eq!(options.filter.protocols, [6, 99]);
+    assert_eq!(
+        (
+            options.filter.networks[0].prefix_bits,
+            options.filter.not_networks[0].prefix_bits
+        ),
+        (8, 128)
+    );
+    assert_eq!(
+        (options.filter.ports, options.filter.ipv6),
+        (vec![(80, 80), (1000, 2000)], Some(false))
+    );
+}
+
+#[test]
+fn times_come_with_units() {
+    for (word, seconds) in [
+        ("10", 10.0),
+        ("0.5", 0.5),
+        ("90s", 90.0),
+        ("5m", 300.0),
+        ("2h", 7200.0),
+    ] {
+        assert_eq!(
+            capture(&["--for", word]).duration,
+            Some(Duration::from_secs_f64(seconds)),
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn help_and_version_win() {
+    assert_eq!(parse(["-h"]).unwrap(), Command::Help);
+    assert_eq!(parse(["--for", "3", "--help"]).unwrap(), Command::Help);
+    assert_eq!(parse(["-V"]).unwrap(), Command::Version);
+}
+
+#[test]
+fn replay_takes_one_file_and_no_capture_options() {
+    let Command::Replay(file, options) = parse(["replay", "f", "-o-", "--format", "json"]).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((file, options.output), ("f".into(), Output::Stdout));
+    assert!(refused(&["replay"]).contains("which file"));
+    assert!(refused(&["replay", "f", "g"]).contains("\"g\""));
+    assert!(refused(&["replay", "f", "--for", "3"]).contains("--for"));
+    assert!(refused(&["f"]).contains("unexpected argument"));
+}
+
+#[test]
+fn letters_of_the_seed_that_are_not_there_yet_are_refused_not_ignored() {
+    for option in ["-d", "-t", "-e", "-b", "--daemon", "--trace"] {
+        assert!(refused(&[option]).contains("is not part of"), "{option}");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (arguments, named) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["-x"], "-x"),
+        (&["--for"], "--for"),
+        (&["--for", "x"], "\"x\""),
+        (&["--for", "0"], "\"0\""),
+        (&["--for", "-1"], "\"-1\""),
+        (&["--for", "inf"], "\"inf\""),
+        (&["--for", "1e400"], "1e400"),
+        (&["--for", ""], "--for"),
+        (&["--capacity", "0"], "--capacity"),
+        (&["--capacity", "99999999999"], "--capacity"),
+        (&["--buffer", "0"], "--buffer"),
+        (&["--buffer", "4096m"], "--buffer"),
+        (&["--format", "xml"], "xml"),
+        (&["--activate", "maybe"], "maybe"),
+        (&["--net", "10.0.0.0/33"], "10.0.0.0/33"),
+        (&["--net", "foo"], "foo"),
+        (&["--net", "fd00::/129"], "fd00::/129"),
+        (&["--not-net", ""], "\"\""),
+        (&["--port", "70000"], "70000"),
+        (&["--port", "20-10"], "20-10"),
+        (&["--proto", "tpc"], "tpc"),
+        (&["--proto", "256"], "256"),
+        (&["-4", "-6"], "-4 and -6"),
+        (&["-o", ""], "empty"),
+    ] {
+        assert!(
+            refused(arguments).contains(named),
+            "{arguments:?}: {}",
+            refused(arguments)
+        );
+    }
+}
+
+#[test]
+fn the_help_fits_one_screen_and_names_every_option() {
+    assert!(HELP.lines().count() <= 40 && HELP.lines().all(|line| line.len() <= 100));
+    for option in [
+        "--foreground",
+        "--output",
+        "--format",
+        "--follow",
+        "--for",
+        "--proto",
+        "--net",
+        "--not-net",
+        "--port",
+        "--all-netns",
+        "--capacity",
+        "--buffer",
+        "--activate",
+        "--record",
+        "--help",
+        "--version",
+    ] {
+        assert!(HELP.contains(option), "{option}");
+    }
+}

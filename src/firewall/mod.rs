@@ -1,0 +1,7 @@
+//! What we ask of the firewall, and give back: nothing of anybody else's is touched.
+
+pub mod activation;
+pub mod legacy;
+pub mod nft;
+pub mod probe;
+pub mod state;

@@ -1,0 +1,96 @@
+//! Our table in nf_tables: owned by our socket where the kernel can do that (Linux 5.12), so that
+//! it goes when we go, however we go; else a plain one that is removed at the end.
+
+use crate::sys::netlink::{Batch as Buffers, Socket};
+use crate::sys::signal;
+use crate::wire::kernel::{NFT_TABLE_F_OWNER, NLMSG_ERROR};
+use crate::wire::message::Messages;
+use crate::wire::nftables::{Batch, ct_state};
+use crate::wire::request::Request;
+use rustix::event::PollFlags;
+use std::io;
+use std::time::Duration;
+
+/// The name of our table.
+pub const TABLE: &str = "conntracker";
+const CHAIN: &str = "activate";
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A table of ours. Dropping an owned one removes it, since its socket closes.
+#[derive(Debug)]
+pub struct Table {
+    socket: Socket,
+    family: u8,
+    owned: bool,
+}
+
+impl Table {
+    /// Makes the table with a chain that no packet passes and whose rule refers to conntrack.
+    /// `family` is NFPROTO_*.
+    pub fn create(family: u8, owned: bool) -> io::Result<Table> {
+        let socket = Socket::open()?;
+        socket.explain_errors();
+        let mut batch = Batch::new(family, TABLE);
+        batch.new_table(if owned { NFT_TABLE_F_OWNER } else { 0 });
+        batch.new_chain(CHAIN);
+        batch.new_rule(CHAIN, ct_state);
+        transact(&socket, batch.finish())?;
+        Ok(Table {
+            socket,
+            family,
+            owned,
+        })
+    }
+
+    /// Whether the kernel removes the table when this process ends.
+    pub fn is_owned(&self) -> bool {
+        self.owned
+    }
+
+    /// Removes the table.
+    pub fn remove(self) -> io::Result<()> {
+        remove(&self.socket, self.family)
+    }
+}
+
+/// Removes a plain table that an earlier run left; one that is not there is fine.
+pub fn remove_leftover(family: u8) -> io::Result<()> {
+    let socket = Socket::open()?;
+    match remove(&socket, family) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+fn remove(socket: &Socket, family: u8) -> io::Result<()> {
+    let mut batch = Batch::new(family, TABLE);
+    batch.delete_table();
+    transact(socket, batch.finish())
+}
+
+/// Sends a batch and waits for its acknowledgements, or for the first error.
+fn transact(socket: &Socket, (request, mut expected): (Request, u32)) -> io::Result<()> {
+    socket.send(request.bytes())?;
+    let mut buffers = Buffers::new(16, 4096);
+    while expected > 0 {
+        let [readable] = signal::wait([(socket.fd(), PollFlags::IN)], Some(ANSWER_TIMEOUT))?;
+        if !readable {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.receive(&mut buffers)?;
+        for message in buffers
+            .datagrams()
+            .flat_map(|datagram| Messages::new(datagram.bytes))
+        {
+            let message = message.map_err(|_| io::ErrorKind::InvalidData)?;
+            if message.kind != NLMSG_ERROR {
+                continue;
+            }
+            match message.errno().map_err(|_| io::ErrorKind::InvalidData)? {
+                (0, _) => expected -= 1,
+                (errno, _) => return Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,431 @@
+//! One flow of the table: 144 bytes of plain values. Reached through accessors only, so that how
+//! it is packed stays a matter of this file.
+
+use super::key::{Key, Side};
+use crate::limits::{BYTES_PER_FLOW, SLOTS_PER_FLOW};
+use crate::wire::conntrack::{Entry as Conntrack, Traffic, Tuple, Zone, ZoneDirection};
+use crate::wire::kernel::IPS_SEEN_REPLY;
+
+/// A 48-bit counter: packets of one direction. Saturates.
+type U48 = [u16; 3];
+
+const FLAG_USED: u16 = 1 << 0;
+const FLAG_IPV6: u16 = 1 << 1;
+const FLAG_ENDED: u16 = 1 << 2;
+const FLAG_END_KNOWN: u16 = 1 << 3;
+const FLAG_START_KNOWN: u16 = 1 << 4;
+const FLAG_COUNTED: u16 = 1 << 5;
+const FLAG_FOLDED: u16 = 1 << 6;
+const FLAG_ZONE_NOT_REPLY: u16 = 1 << 7;
+const FLAG_ZONE_NOT_ORIGINAL: u16 = 1 << 8;
+const FLAG_DUMP_PARITY: u16 = 1 << 9;
+const FLAG_INDEXED: u16 = 1 << 10;
+const NO_TCP_STATE: u8 = u8::MAX;
+
+/// How far a flow's life is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It was there when last heard of.
+    Live,
+    /// Its end was seen.
+    Ended,
+    /// A later dump did not have it any more: it ended unseen.
+    Gone,
+}
+
+/// A flow.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Flow {
+    bytes: [u64; 2],
+    start_ns: u64,
+    first_ns: u64,
+    last_ns: u64,
+    addresses: [[u8; 16]; 4],
+    id_or_count: u32,
+    mark: u32,
+    netns: i32,
+    packets: [U48; 2],
+    ports: [u16; 4],
+    zone: u16,
+    status: u16,
+    flags: u16,
+    proto: u8,
+    tcp_state: u8,
+}
+
+// An entry, its index slots, and its place in the order in which a report lists flows.
+const _: () =
+    assert!(size_of::<Flow>() + (SLOTS_PER_FLOW + 1) * size_of::<u32>() <= BYTES_PER_FLOW);
+
+impl Flow {
+    /// A flow as first heard of at `at_ns`.
+    pub(super) fn new(entry: &Conntrack, netns: i32, at_ns: u64) -> Flow {
+        let (original, reply) = (&entry.original, &entry.reply);
+        let mut flow = Flow {
+            addresses: [original.src, original.dst, reply.src, reply.dst],
+            ports: [original.sport, original.dport, reply.sport, reply.dport],
+            proto: original.proto,
+            id_or_count: entry.id.unwrap_or(0),
+            netns,
+            first_ns: at_ns,
+            last_ns: at_ns,
+            flags: FLAG_USED,
+            tcp_state: NO_TCP_STATE,
+            ..Flow::default()
+        };
+        flow.set(FLAG_IPV6, original.ipv6);
+        flow.set_zone(entry.zone);
+        flow.refresh(entry, at_ns);
+        flow
+    }
+
+    /// A free place, linked to the next one.
+    pub(super) fn free(next: u32) -> Flow {
+        Flow {
+            id_or_count: next,
+            ..Flow::default()
+        }
+    }
+
+    /// The next free place after this one.
+    pub(super) fn next_free(&self) -> u32 {
+        debug_assert!(!self.is_used());
+        self.id_or_count
+    }
+
+    /// Takes over what a later record says; what it does not say stays.
+    pub(super) fn refresh(&mut self, entry: &Conntrack, at_ns: u64) {
+        if let Some(status) = entry.status {
+            self.status = status as u16; // ip_conntrack_status has 16 bits (IPS_HW_OFFLOAD is 1 << 15)
+        }
+        if let Some(mark) = entry.mark {
+            self.mark = mark;
+        }
+        if let Some(state) = entry.tcp_state {
+            self.tcp_state = state;
+        }
+        if let Some(start_ns) = entry.start_ns {
+            self.set_start(start_ns);
+        }
+        self.last_ns = self.last_ns.max(at_ns);
+        self.set_traffic(entry, false);
+    }
+
+    /// Sets the counters, or adds to them.
+    pub(super) fn set_traffic(&mut self, entry: &Conntrack, add: bool) {
+        for (side, traffic) in [entry.traffic_original, entry.traffic_reply]
+            .into_iter()
+            .enumerate()
+        {
+            let Some(traffic) = traffic else { continue };
+            let (packets, bytes) = if add {
+                (from_u48(self.packets[side]), self.bytes[side])
+            } else {
+                (0, 0)
+            };
+            self.packets[side] = to_u48(packets.saturating_add(traffic.packets));
+            self.bytes[side] = bytes.saturating_add(traffic.bytes);
+            self.set(FLAG_COUNTED, true);
+        }
+    }
+
+    pub(super) fn set_start(&mut self, start_ns: u64) {
+        self.start_ns = start_ns;
+        self.set(FLAG_START_KNOWN, true);
+    }
+
+    /// Ends the flow; `at_ns` is `None` when nobody saw it end.
+    pub(super) fn end(&mut self, at_ns: Option<u64>) {
+        self.set(FLAG_ENDED, true);
+        if let Some(at_ns) = at_ns {
+            self.set(FLAG_END_KNOWN, true);
+            self.last_ns = at_ns;
+        }
+    }
+
+    /// Turns this flow into one entry for all flows that differ only in their client port.
+    pub(super) fn fold(&mut self) {
+        self.ports[0] = 0;
+        if self.is_icmp() {
+            self.ports[2] = 0;
+        } else {
+            self.ports[3] = 0;
+        }
+        self.id_or_count = 1;
+        self.tcp_state = NO_TCP_STATE;
+        self.set(FLAG_FOLDED, true);
+        self.set(FLAG_ENDED | FLAG_END_KNOWN, false);
+    }
+
+    /// Takes another flow into this folded entry.
+    pub(super) fn absorb(&mut self, other: &Flow) {
+        debug_assert!(self.is_folded());
+        self.id_or_count = self.id_or_count.saturating_add(1);
+        self.status |= other.status & IPS_SEEN_REPLY as u16;
+        if other
+            .start_ns()
+            .is_none_or(|start| self.start_ns().is_some_and(|mine| start < mine))
+        {
+            self.start_ns = other.start_ns;
+            self.set(FLAG_START_KNOWN, other.flag(FLAG_START_KNOWN));
+        }
+        self.first_ns = self.first_ns.min(other.first_ns);
+        self.last_ns = self.last_ns.max(other.last_ns);
+        for side in 0..2 {
+            let packets =
+                from_u48(self.packets[side]).saturating_add(from_u48(other.packets[side]));
+            self.packets[side] = to_u48(packets);
+            self.bytes[side] = self.bytes[side].saturating_add(other.bytes[side]);
+        }
+        self.flags |= other.flags & FLAG_COUNTED;
+    }
+
+    /// Notes something about one of the flows that this entry stands for.
+    pub(super) fn absorb_record(&mut self, entry: &Conntrack, at_ns: u64, counts: bool) {
+        self.id_or_count = self.id_or_count.saturating_add(u32::from(counts));
+        self.status |= entry.status.unwrap_or(0) as u16 & IPS_SEEN_REPLY as u16;
+        self.last_ns = self.last_ns.max(at_ns);
+    }
+
+    fn set_zone(&mut self, zone: Zone) {
+        self.zone = zone.id;
+        self.set(
+            FLAG_ZONE_NOT_REPLY,
+            zone.direction == ZoneDirection::Original,
+        );
+        self.set(
+            FLAG_ZONE_NOT_ORIGINAL,
+            zone.direction == ZoneDirection::Reply,
+        );
+    }
+
+    fn set(&mut self, flag: u16, on: bool) {
+        if on {
+            self.flags |= flag
+        } else {
+            self.flags &= !flag
+        }
+    }
+
+    fn flag(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.flag(FLAG_USED)
+    }
+
+    pub(super) fn is_indexed(&self) -> bool {
+        self.flag(FLAG_INDEXED)
+    }
+
+    pub(super) fn set_indexed(&mut self, on: bool) {
+        self.set(FLAG_INDEXED, on);
+    }
+
+    pub(super) fn dump_parity(&self) -> bool {
+        self.flag(FLAG_DUMP_PARITY)
+    }
+
+    pub(super) fn set_dump_parity(&mut self, parity: bool) {
+        self.set(FLAG_DUMP_PARITY, parity);
+    }
+
+    /// The key that a side is found by.
+    pub fn key(&self, side: Side) -> Key {
+        let unzoned = match side {
+            Side::Original => FLAG_ZONE_NOT_ORIGINAL,
+            Side::Reply => FLAG_ZONE_NOT_REPLY,
+        };
+        let zone = if self.flag(unzoned) { 0 } else { self.zone };
+        Key {
+            tuple: self.tuple(side),
+            zone,
+            netns: self.netns,
+            folded: self.is_folded(),
+        }
+    }
+
+    /// The tuple of a side. The client port of a folded entry is zero.
+    pub fn tuple(&self, side: Side) -> Tuple {
+        let at = 2 * side as usize;
+        Tuple {
+            ipv6: self.flag(FLAG_IPV6),
+            proto: self.proto,
+            src: self.addresses[at],
+            dst: self.addresses[at + 1],
+            sport: self.ports[at],
+            dport: self.ports[at + 1],
+        }
+    }
+
+    /// Whether this is ICMP (ICMPv6 over IPv6).
+    pub fn is_icmp(&self) -> bool {
+        self.tuple(Side::Original).is_icmp()
+    }
+
+    /// CTA_ID; `None` for a folded entry.
+    pub fn id(&self) -> Option<u32> {
+        (!self.is_folded()).then_some(self.id_or_count)
+    }
+
+    /// How many flows this entry stands for; 1 unless folded.
+    pub fn flow_count(&self) -> u32 {
+        if self.is_folded() {
+            self.id_or_count
+        } else {
+            1
+        }
+    }
+
+    /// Whether client ports were folded.
+    pub fn is_folded(&self) -> bool {
+        self.flag(FLAG_FOLDED)
+    }
+
+    /// Conntrack mark.
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// Conntrack zone.
+    pub fn zone(&self) -> Zone {
+        let direction = if self.flag(FLAG_ZONE_NOT_REPLY) {
+            ZoneDirection::Original
+        } else if self.flag(FLAG_ZONE_NOT_ORIGINAL) {
+            ZoneDirection::Reply
+        } else {
+            ZoneDirection::Both
+        };
+        Zone {
+            id: self.zone,
+            direction,
+        }
+    }
+
+    /// Namespace id where it is not our own.
+    pub fn netns(&self) -> Option<i32> {
+        (self.netns >= 0).then_some(self.netns)
+    }
+
+    /// IPS_* bits.
+    pub fn status(&self) -> u32 {
+        u32::from(self.status)
+    }
+
+    /// Whether an answer was seen.
+    pub fn seen_reply(&self) -> bool {
+        self.status() & IPS_SEEN_REPLY != 0
+    }
+
+    /// enum tcp_conntrack, where known.
+    pub fn tcp_state(&self) -> Option<u8> {
+        (self.tcp_state != NO_TCP_STATE).then_some(self.tcp_state)
+    }
+
+    /// What the kernel counted on a side, where it counts.
+    pub fn traffic(&self, side: Side) -> Option<Traffic> {
+        let at = side as usize;
+        self.flag(FLAG_COUNTED).then(|| Traffic {
+            packets: from_u48(self.packets[at]),
+            bytes: self.bytes[at],
+        })
+    }
+
+    /// When the flow began, where known; nanoseconds since 1970 (all times).
+    pub fn start_ns(&self) -> Option<u64> {
+        self.flag(FLAG_START_KNOWN).then_some(self.start_ns)
+    }
+
+    /// When it ended, where known.
+    pub fn end_ns(&self) -> Option<u64> {
+        self.flag(FLAG_END_KNOWN).then_some(self.last_ns)
+    }
+
+    /// When it was first heard of.
+    pub fn first_seen_ns(&self) -> u64 {
+        self.first_ns
+    }
+
+    /// When it was last heard of.
+    pub fn last_seen_ns(&self) -> u64 {
+        self.last_ns
+    }
+
+    /// How far its life is known.
+    pub fn life(&self) -> Life {
+        match (self.flag(FLAG_ENDED), self.flag(FLAG_END_KNOWN)) {
+            (false, _) => Life::Live,
+            (true, true) => Life::Ended,
+            (true, false) => Life::Gone,
+        }
+    }
+}
+
+fn to_u48(value: u64) -> U48 {
+    let value = value.min((1 << 48) - 1);
+    [value as u16, (value >> 16) as u16, (value >> 32) as u16]
+}
+
+fn from_u48([low, middle, high]: U48) -> u64 {
+    u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_survive_packing_and_saturate() {
+        for value in [0, 1, 0xffff, 0x1_0000, (1 << 48) - 1] {
+            assert_eq!(from_u48(to_u48(value)), value);
+        }
+        assert_eq!(from_u48(to_u48(u64::MAX)), (1 << 48) - 1);
+    }
+
+    #[test]
+    fn a_zone_of_one_direction_leaves_the_other_side_in_zone_0() {
+        let zone = Zone {
+            id: 5,
+            direction: ZoneDirection::Original,
+        };
+        let flow = Flow::new(
+            &Conntrack {
+                zone,
+                ..Conntrack::default()
+            },
+            -1,
+            0,
+        );
+        assert_eq!(
+            (flow.key(Side::Original).zone, flow.key(Side::Reply).zone),
+            (5, 0)
+        );
+        assert_eq!(flow.zone(), zone);
+    }
+
+    #[test]
+    fn what_a_later_record_does_not_say_stays() {
+        let first = Conntrack {
+            mark: Some(7),
+            tcp_state: Some(3),
+            status: Some(2),
+            ..Conntrack::default()
+        };
+        let mut flow = Flow::new(&first, -1, 10);
+        flow.refresh(&Conntrack::default(), 20);
+        assert_eq!(
+            (flow.mark(), flow.tcp_state(), flow.seen_reply()),
+            (7, Some(3), true)
+        );
+        assert_eq!(
+            (
+                flow.first_seen_ns(),
+                flow.last_seen_ns(),
+                flow.traffic(Side::Original)
+            ),
+            (10, 20, None)
+        );
+    }
+}

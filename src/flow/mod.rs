@@ -1,0 +1,10 @@
+//! The flow table: which flows there are, under fixed memory.
+
+pub mod entry;
+pub mod filter;
+mod index;
+pub mod key;
+#[cfg(test)]
+mod model_tests;
+mod reclaim;
+pub mod table;

@@ -1,0 +1,163 @@
+//! Making room in a full table: finished flows go first, then client ports are folded, and when
+//! neither frees a place the new flow is refused. Each step frees a share of the table at once, so
+//! that its cost, a walk over the arena, is spread over many new flows.
+
+use super::entry::{Flow, Life};
+use super::key::Side;
+use super::table::Table;
+use crate::counters::Counters;
+use crate::limits::RECLAIM_SHARE;
+use std::cmp::Ordering;
+
+/// Groups at least this large are folded first; smaller ones only while that frees too little.
+const FOLD_GROUP_SIZES: [usize; 3] = [64, 8, 2];
+
+impl Table {
+    /// Frees at least one place, or says that none can be freed.
+    pub(super) fn make_room(&mut self, counters: &mut Counters) -> bool {
+        if self.evict_ended(counters) {
+            return true;
+        }
+        if self.rest_before_fold > 0 {
+            self.rest_before_fold -= 1;
+            return false;
+        }
+        let freed = self.fold_client_ports(counters);
+        if freed < self.share() {
+            self.rest_before_fold = self.share();
+        }
+        freed > 0
+    }
+
+    fn share(&self) -> u32 {
+        (self.capacity / RECLAIM_SHARE).max(1)
+    }
+
+    /// Removes finished flows, going on where the last sweep ended, so that the oldest tend to go.
+    fn evict_ended(&mut self, counters: &mut Counters) -> bool {
+        let goal = self.share().min(self.ended_count);
+        let mut freed = 0;
+        let mut steps = 0;
+        while freed < goal && steps < self.capacity {
+            let place = self.sweep_at;
+            self.sweep_at = if place + 1 == self.capacity {
+                0
+            } else {
+                place + 1
+            };
+            steps += 1;
+            let ended = self
+                .flows
+                .get(place as usize)
+                .is_some_and(|flow| flow.is_used() && flow.life() != Life::Live);
+            if ended {
+                self.leave_index(place);
+                self.free_place(place);
+                freed += 1;
+            }
+        }
+        counters.evicted += u64::from(freed);
+        freed > 0
+    }
+
+    /// Folds groups of flows that differ only in their client port; returns the places freed.
+    fn fold_client_ports(&mut self, counters: &mut Counters) -> u32 {
+        let mut places = std::mem::take(&mut self.scratch);
+        places.clear();
+        places.extend(
+            (0..)
+                .zip(&self.flows)
+                .filter(|(_, flow)| foldable(flow))
+                .map(|(place, _)| place),
+        );
+        let flows = &self.flows;
+        places.sort_unstable_by(|a, b| group_order(&flows[*a as usize], &flows[*b as usize]));
+        let mut freed = 0;
+        for size in FOLD_GROUP_SIZES {
+            freed += self.fold_groups(&places, size, counters);
+            if freed >= self.capacity / 8 {
+                break;
+            }
+        }
+        self.scratch = places;
+        freed
+    }
+
+    fn fold_groups(&mut self, places: &[u32], size: usize, counters: &mut Counters) -> u32 {
+        let mut freed = 0;
+        let mut rest = places;
+        while let Some(first) = rest.first() {
+            let flow = &self.flows[*first as usize];
+            if !foldable(flow) {
+                rest = &rest[1..]; // folded in an earlier round
+                continue;
+            }
+            let same = |place: &&u32| {
+                let other = &self.flows[**place as usize];
+                foldable(other) && group_order(flow, other) == Ordering::Equal
+            };
+            let len = rest.iter().take_while(same).count();
+            let (group, after) = rest.split_at(len);
+            if len >= size {
+                freed += self.fold_group(group, counters);
+            }
+            rest = after;
+        }
+        freed
+    }
+
+    /// Turns a group into one entry: the one that is there, else its first flow.
+    fn fold_group(&mut self, group: &[u32], counters: &mut Counters) -> u32 {
+        let key = self.flows[group[0] as usize].key(Side::Original).folded();
+        let (head, absorbed) = match self.find(&key) {
+            Some((head, _)) => (head, group),
+            None => {
+                self.leave_index(group[0]);
+                self.flows[group[0] as usize].fold();
+                self.enter_index(group[0]);
+                self.folded_count += 1;
+                counters.folded += 1;
+                (group[0], &group[1..])
+            }
+        };
+        for place in absorbed {
+            let flow = self.flows[*place as usize];
+            self.flows[head as usize].absorb(&flow);
+            self.leave_index(*place);
+            self.free_place(*place);
+            counters.folded += 1;
+        }
+        absorbed.len() as u32
+    }
+}
+
+fn foldable(flow: &Flow) -> bool {
+    let tuple = flow.tuple(Side::Original);
+    flow.is_used()
+        && !flow.is_folded()
+        && flow.life() == Life::Live
+        && (tuple.has_ports() || tuple.is_icmp())
+}
+
+/// Orders flows so that those which differ only in their client port are neighbours.
+fn group_order(a: &Flow, b: &Flow) -> Ordering {
+    let (a, b) = (a.key(Side::Original), b.key(Side::Original));
+    (
+        a.netns,
+        a.zone,
+        a.tuple.proto,
+        a.tuple.ipv6,
+        a.tuple.dport,
+        a.tuple.dst,
+        a.tuple.src,
+    )
+        .cmp(&(
+            b.netns,
+            b.zone,
+            b.tuple.proto,
+            b.tuple.ipv6,
+            b.tuple.dport,
+            b.tuple.dst,
+            b.tuple.src,
+        ))
+}

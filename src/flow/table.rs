@@ -1,0 +1,384 @@
+//! The flow table: a fixed arena of flows, found from either tuple, with room made when it is full.
+//!
+//! Theory of operation. Memory is asked for once; a place is taken from the free list or, at first,
+//! from the untouched end of the arena, so that an idle table costs little. A flow that ended stays
+//! in the arena for the report, and in the index for records that come late, until room is needed
+//! (reclaim.rs) or until a new flow with the same key takes over its slots. Identity is the key
+//! (tuple, zone, namespace) together with the kernel's id: the same key with another id is another
+//! flow, and proves that the old one has ended.
+//!
+//! Dumps and events reach us over two sockets, so a dump may be behind the events: an entry that
+//! ended while the dump ran is not brought back by it. Each dump flips a parity; what was live and
+//! was neither dumped nor heard of meanwhile is gone, though nobody saw it go.
+
+use super::entry::{Flow, Life};
+use super::index::Index;
+use super::key::{Hasher, Key, Side};
+use crate::counters::Counters;
+use crate::event::{DumpPass, Event, Kind};
+use crate::limits::{CAPACITY_MAX, SLOTS_PER_FLOW};
+
+/// What an event meant for a flow; told to an observer together with the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It began.
+    Started,
+    /// It was there already when we first heard of it.
+    Existing,
+    /// It ended.
+    Ended,
+    /// It is not there any more, and nobody saw it end.
+    Gone,
+}
+
+/// Is told of changes as they happen, also of flows that the table has no room for.
+pub trait Observer {
+    /// Called after the change was made.
+    fn changed(&mut self, change: Change, flow: &Flow);
+}
+
+impl Observer for () {
+    fn changed(&mut self, _: Change, _: &Flow) {}
+}
+
+pub(super) const NO_PLACE: u32 = u32::MAX;
+
+/// The table.
+#[derive(Debug)]
+pub struct Table {
+    pub(super) flows: Vec<Flow>,
+    pub(super) index: Index,
+    /// Room to sort places in, for folding; as long as the arena.
+    pub(super) scratch: Vec<u32>,
+    pub(super) capacity: u32,
+    pub(super) used_count: u32,
+    pub(super) ended_count: u32,
+    pub(super) folded_count: u32,
+    pub(super) sweep_at: u32,
+    pub(super) rest_before_fold: u32,
+    free: u32,
+    dump_parity: bool,
+    dump_began_ns: u64,
+}
+
+impl Table {
+    /// A table for `capacity` flows (1 to `CAPACITY_MAX`); `seed` keys its hash.
+    pub fn new(capacity: u32, seed: [u64; 2]) -> Table {
+        assert!(
+            (1..=CAPACITY_MAX).contains(&capacity),
+            "the command line has checked the capacity"
+        );
+        Table {
+            flows: Vec::with_capacity(capacity as usize),
+            index: Index::new(capacity as usize * SLOTS_PER_FLOW, Hasher::new(seed)),
+            scratch: Vec::with_capacity(capacity as usize),
+            capacity,
+            used_count: 0,
+            ended_count: 0,
+            folded_count: 0,
+            sweep_at: 0,
+            rest_before_fold: 0,
+            free: NO_PLACE,
+            dump_parity: false,
+            dump_began_ns: 0,
+        }
+    }
+
+    /// How many entries the table holds.
+    pub fn len(&self) -> u32 {
+        self.used_count
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.used_count == 0
+    }
+
+    /// How many it can hold.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// All entries with their places, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Flow)> {
+        (0..).zip(&self.flows).filter(|(_, flow)| flow.is_used())
+    }
+
+    /// The flow at a place that `iter` or `find` gave.
+    pub fn flow(&self, place: u32) -> &Flow {
+        &self.flows[place as usize]
+    }
+
+    /// The flow and side that a key leads to.
+    pub fn find(&self, key: &Key) -> Option<(u32, Side)> {
+        self.index.find(&self.flows, key)
+    }
+
+    /// Applies one event.
+    pub fn apply(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
+        match event.kind {
+            Kind::New => self.apply_new(event, counters, observer),
+            Kind::Update => self.apply_update(event, counters, observer),
+            Kind::Destroy => self.apply_destroy(event, counters, observer),
+            Kind::Dumped(pass) => self.apply_dumped(event, pass, counters, observer),
+        }
+    }
+
+    /// A dump begins: from now on, what is heard of is known to live.
+    pub fn begin_dump(&mut self, now_ns: u64) {
+        self.dump_parity = !self.dump_parity;
+        self.dump_began_ns = now_ns;
+    }
+
+    /// A dump of our own namespace came to its end: what it did not have is gone.
+    pub fn finish_dump(&mut self, observer: &mut impl Observer) {
+        for flow in &mut self.flows {
+            let expected = flow.is_used() && !flow.is_folded() && flow.netns().is_none();
+            if expected && flow.life() == Life::Live && flow.dump_parity() != self.dump_parity {
+                flow.end(None);
+                self.ended_count += 1;
+                observer.changed(Change::Gone, flow);
+            }
+        }
+    }
+
+    fn apply_new(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
+        let candidate = self.candidate(event, true);
+        if let Some(place) = self.same_flow(&candidate) {
+            // A dump was ahead of this event.
+            let flow = &mut self.flows[place as usize];
+            if flow.start_ns().is_none() {
+                flow.set_start(event.at_ns);
+            }
+            self.refresh(place, event);
+        } else {
+            self.enter(candidate, event, Change::Started, counters, observer);
+        }
+    }
+
+    fn apply_update(
+        &mut self,
+        event: &Event,
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
+        let candidate = self.candidate(event, false);
+        match self.same_flow(&candidate) {
+            Some(place) => self.refresh(place, event),
+            None => self.enter(candidate, event, Change::Existing, counters, observer),
+        }
+    }
+
+    fn apply_destroy(
+        &mut self,
+        event: &Event,
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
+        let mut candidate = self.candidate(event, false);
+        if let Some(place) = self
+            .same_flow(&candidate)
+            .or_else(|| self.gone_flow(&candidate))
+        {
+            self.refresh(place, event);
+            self.end(place, Some(event.at_ns));
+            observer.changed(Change::Ended, &self.flows[place as usize]);
+            return;
+        }
+        candidate.end(Some(event.at_ns));
+        let newer_is_here = self
+            .find(&candidate.key(Side::Original))
+            .is_some_and(|(place, _)| {
+                let flow = &self.flows[place as usize];
+                flow.life() == Life::Live || flow.id() == candidate.id()
+            });
+        if newer_is_here {
+            counters.stale += 1;
+        } else {
+            self.enter(candidate, event, Change::Ended, counters, observer);
+        }
+    }
+
+    fn apply_dumped(
+        &mut self,
+        event: &Event,
+        pass: DumpPass,
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
+        let candidate = self.candidate(event, false);
+        if let Some(place) = self.same_flow(&candidate) {
+            self.refresh(place, event);
+        } else if self.ended_during_dump(&candidate) {
+            // The event of its end was ahead of the dump.
+        } else {
+            debug_assert_eq!(event.kind, Kind::Dumped(pass));
+            self.enter(candidate, event, Change::Existing, counters, observer);
+        }
+    }
+
+    fn candidate(&self, event: &Event, starts: bool) -> Flow {
+        let mut flow = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
+        if starts && flow.start_ns().is_none() {
+            flow.set_start(event.at_ns);
+        }
+        flow
+    }
+
+    /// The live flow with the same key and the same id.
+    fn same_flow(&self, candidate: &Flow) -> Option<u32> {
+        let (place, side) = self.find(&candidate.key(Side::Original))?;
+        let flow = &self.flows[place as usize];
+        let same =
+            side == Side::Original && flow.life() == Life::Live && flow.id() == candidate.id();
+        same.then_some(place)
+    }
+
+    /// The flow with the same key and id that a dump missed before the event of its end was read.
+    fn gone_flow(&self, candidate: &Flow) -> Option<u32> {
+        let (place, _) = self.find(&candidate.key(Side::Original))?;
+        let flow = &self.flows[place as usize];
+        (flow.life() == Life::Gone && flow.id() == candidate.id()).then_some(place)
+    }
+
+    fn ended_during_dump(&self, candidate: &Flow) -> bool {
+        self.find(&candidate.key(Side::Original))
+            .is_some_and(|(place, _)| {
+                let flow = &self.flows[place as usize];
+                flow.id() == candidate.id()
+                    && flow.end_ns().is_some_and(|end| end >= self.dump_began_ns)
+            })
+    }
+
+    fn refresh(&mut self, place: u32, event: &Event) {
+        let flow = &mut self.flows[place as usize];
+        flow.refresh(&event.entry, event.at_ns);
+        flow.set_dump_parity(self.dump_parity);
+    }
+
+    /// Gives a flow that is not in the table its place, its share of a folded entry, or a refusal.
+    fn enter(
+        &mut self,
+        mut candidate: Flow,
+        event: &Event,
+        change: Change,
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
+        if self.join_folded(&candidate, event, counters) {
+            observer.changed(change, &candidate);
+            return;
+        }
+        self.supersede(&candidate, observer);
+        if self.used_count == self.capacity && !self.make_room(counters) {
+            refuse(event.kind, counters);
+            observer.changed(change, &candidate);
+            return;
+        }
+        // Making room may have folded the very flows that this one belongs to.
+        if self.join_folded(&candidate, event, counters) {
+            observer.changed(change, &candidate);
+            return;
+        }
+        candidate.set_dump_parity(self.dump_parity);
+        let place = self.take_place(candidate);
+        self.enter_index(place);
+        observer.changed(change, &self.flows[place as usize]);
+    }
+
+    /// Counts the flow into the folded entry that stands for it, if there is one.
+    fn join_folded(&mut self, candidate: &Flow, event: &Event, counters: &mut Counters) -> bool {
+        if self.folded_count == 0 {
+            return false;
+        }
+        let Some((place, _)) = self.find(&candidate.key(Side::Original).folded()) else {
+            return false;
+        };
+        let folded = &mut self.flows[place as usize];
+        let counts = matches!(event.kind, Kind::New | Kind::Dumped(DumpPass::Initial));
+        folded.absorb_record(&event.entry, event.at_ns, counts);
+        counters.folded += u64::from(counts);
+        // Counters are totals of one flow: they count once, at its end or, if it lives, at ours.
+        if matches!(event.kind, Kind::Destroy | Kind::Dumped(DumpPass::Final)) {
+            folded.set_traffic(&event.entry, true);
+        }
+        true
+    }
+
+    /// Takes the index slots from whoever has an equal key: it has ended, seen or unseen.
+    fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
+        for side in [Side::Original, Side::Reply] {
+            if let Some((place, _)) = self.find(&candidate.key(side)) {
+                self.leave_index(place);
+                if self.flows[place as usize].life() == Life::Live {
+                    self.end(place, None);
+                    observer.changed(Change::Gone, &self.flows[place as usize]);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, place: u32, at_ns: Option<u64>) {
+        let flow = &mut self.flows[place as usize];
+        self.ended_count += u32::from(flow.life() == Life::Live);
+        flow.end(at_ns);
+    }
+
+    fn take_place(&mut self, flow: Flow) -> u32 {
+        self.used_count += 1;
+        self.ended_count += u32::from(flow.life() != Life::Live);
+        if self.free == NO_PLACE {
+            let place = self.flows.len() as u32;
+            debug_assert!(place < self.capacity);
+            self.flows.push(flow);
+            return place;
+        }
+        let place = self.free;
+        self.free = self.flows[place as usize].next_free();
+        self.flows[place as usize] = flow;
+        place
+    }
+
+    /// Gives a place back; the flow must have left the index.
+    pub(super) fn free_place(&mut self, place: u32) {
+        let flow = &self.flows[place as usize];
+        debug_assert!(flow.is_used() && !flow.is_indexed());
+        self.used_count -= 1;
+        self.ended_count -= u32::from(flow.life() != Life::Live);
+        self.flows[place as usize] = Flow::free(self.free);
+        self.free = place;
+    }
+
+    pub(super) fn enter_index(&mut self, place: u32) {
+        for side in sides(&self.flows[place as usize]) {
+            self.index.insert(&self.flows, place, *side);
+        }
+        self.flows[place as usize].set_indexed(true);
+    }
+
+    pub(super) fn leave_index(&mut self, place: u32) {
+        if self.flows[place as usize].is_indexed() {
+            for side in sides(&self.flows[place as usize]) {
+                self.index.remove(&self.flows, place, *side);
+            }
+            self.flows[place as usize].set_indexed(false);
+        }
+    }
+}
+
+/// The sides under which a flow is indexed: a folded entry is found by its original side only, and
+/// a flow whose two keys are equal has one slot.
+fn sides(flow: &Flow) -> &'static [Side] {
+    if flow.is_folded() || flow.key(Side::Original) == flow.key(Side::Reply) {
+        &[Side::Original]
+    } else {
+        &[Side::Original, Side::Reply]
+    }
+}
+
+fn refuse(kind: Kind, counters: &mut Counters) {
+    match kind {
+        Kind::New | Kind::Dumped(DumpPass::Initial) => counters.refused += 1,
+        _ => counters.refused_late += 1,
+    }
+}

@@ -1,0 +1,31 @@
+//! Parse, dispatch, and turn an error into one line and an exit status.
+
+use conntracker::cli::{self, Command};
+use conntracker::error::Result;
+use conntracker::run;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: conntracker::sys::alloc::Counting = conntracker::sys::alloc::Counting;
+
+fn main() -> ExitCode {
+    let outcome = cli::parse(std::env::args_os().skip(1)).and_then(dispatch);
+    match outcome {
+        Ok(exit_status) => ExitCode::from(exit_status),
+        Err(error) => {
+            run::log::line(format_args!("{error}"));
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<u8> {
+    match command {
+        Command::Help => run::log::print(cli::HELP),
+        Command::Version => {
+            run::log::print(concat!("conntracker ", env!("CARGO_PKG_VERSION"), "\n"))
+        }
+        Command::Capture(options) => run::capture::run(&options),
+        Command::Replay(file, options) => run::replay::run(&file, &options),
+    }
+}

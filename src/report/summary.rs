@@ -1,0 +1,164 @@
+//! What a run can say of itself: what it saw, what it missed, and how it worked.
+
+use crate::counters::Counters;
+use std::fmt;
+use std::time::Duration;
+
+/// How each capability worked: the rung of its ladder that was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rungs {
+    /// Where flows come from.
+    pub capture: &'static str,
+    /// How conntrack came to be active.
+    pub activation: &'static str,
+    /// Receive buffer as the kernel set it.
+    pub buffer_bytes: u32,
+    /// How losses are counted.
+    pub loss: &'static str,
+}
+
+/// Everything that the end of a report says.
+#[derive(Debug)]
+pub struct Summary<'a> {
+    /// What was counted.
+    pub counters: &'a Counters,
+    /// How it worked.
+    pub rungs: &'a Rungs,
+    /// Places in the flow table.
+    pub capacity: u32,
+    /// Entries in it.
+    pub flows: u32,
+    /// How long the capture took.
+    pub duration: Duration,
+    /// Allocations made while capturing.
+    pub allocations: u64,
+    /// Why flows between the dumps could not be seen at all, if so.
+    pub blind: Option<&'static str>,
+}
+
+impl Summary<'_> {
+    /// Whether nothing was missed.
+    pub fn complete(&self) -> bool {
+        self.counters.complete() && self.blind.is_none()
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    /// One line: "complete", or exactly what was missed; then what was seen.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters = self.counters;
+        if self.complete() {
+            write!(
+                out,
+                "complete: {} flows, {} new, {} destroyed, 0 lost",
+                self.flows, counters.new, counters.destroy
+            )
+        } else {
+            out.write_str("incomplete: ")?;
+            self.missed(out)?;
+            write!(
+                out,
+                " ({} flows, {} new, {} destroyed)",
+                self.flows, counters.new, counters.destroy
+            )
+        }
+    }
+}
+
+impl Summary<'_> {
+    fn missed(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters = self.counters;
+        let mut first = true;
+        let mut part = |out: &mut fmt::Formatter<'_>, count: u64, what: &str| -> fmt::Result {
+            if count == 0 {
+                return Ok(());
+            }
+            if !std::mem::take(&mut first) {
+                out.write_str(", ")?;
+            }
+            write!(out, "{count} {what}")
+        };
+        part(out, counters.lost, "events lost")?;
+        part(
+            out,
+            counters.lost_unknown,
+            "times an unknown number of events lost",
+        )?;
+        part(out, counters.dumps_failed, "dumps of the table failed")?;
+        part(out, counters.truncated, "datagrams cut short")?;
+        part(out, counters.rejected(), "messages unreadable")?;
+        part(out, counters.flaws, "attributes unreadable")?;
+        part(out, counters.evicted, "finished flows evicted")?;
+        part(out, counters.folded, "flows folded")?;
+        part(out, counters.refused, "flows refused")?;
+        part(out, counters.refused_late, "later records refused")?;
+        if counters.evicted + counters.folded + counters.refused + counters.refused_late > 0 {
+            write!(
+                out,
+                ", the table holds {} flows (--capacity)",
+                self.capacity
+            )?;
+        }
+        if let Some(blind) = self.blind {
+            out.write_str(if first { "" } else { ", " })?;
+            out.write_str(blind)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(counters: Counters, blind: Option<&'static str>) -> String {
+        let rungs = Rungs::default();
+        let summary = Summary {
+            counters: &counters,
+            rungs: &rungs,
+            capacity: 10,
+            flows: 2,
+            duration: Duration::ZERO,
+            allocations: 0,
+            blind,
+        };
+        summary.to_string()
+    }
+
+    #[test]
+    fn complete_or_exactly_what_was_missed() {
+        assert_eq!(
+            line(
+                Counters {
+                    new: 2,
+                    destroy: 1,
+                    ..Counters::default()
+                },
+                None
+            ),
+            "complete: 2 flows, 2 new, 1 destroyed, 0 lost"
+        );
+        assert_eq!(
+            line(
+                Counters {
+                    lost: 7,
+                    flaws: 1,
+                    ..Counters::default()
+                },
+                None
+            ),
+            "incomplete: 7 events lost, 1 attributes unreadable (2 flows, 0 new, 0 destroyed)"
+        );
+        assert_eq!(
+            line(
+                Counters {
+                    refused: 3,
+                    ..Counters::default()
+                },
+                None
+            ),
+            "incomplete: 3 flows refused, the table holds 10 flows (--capacity) (2 flows, 0 new, 0 destroyed)"
+        );
+        assert!(line(Counters::default(), Some("blind")).starts_with("incomplete: blind ("));
+    }
+}

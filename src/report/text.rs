@@ -1,0 +1,139 @@
+//! The seed's lines, byte for byte.
+
+use super::number::{address, decimal, padded};
+use super::order::{Section, compare};
+use crate::flow::entry::Flow;
+use crate::flow::key::Side;
+use crate::flow::table::Change;
+use crate::wire::conntrack::Tuple;
+use crate::wire::kernel::PROTOCOL_NAMES;
+
+const LABEL_WIDTH: usize = 6;
+const INDEX_WIDTH: usize = 12;
+
+/// Numbers the lines of each section from 0, and leaves out a line that equals the one before.
+#[derive(Debug)]
+pub struct Lines {
+    next_index: Box<[u32]>,
+    last: Option<(Flow, Side)>,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Lines {
+            next_index: vec![0; Section::COUNT].into_boxed_slice(),
+            last: None,
+        }
+    }
+}
+
+impl Lines {
+    /// Appends one line of a sorted report.
+    pub fn report(&mut self, out: &mut Vec<u8>, flow: &Flow, side: Side) {
+        if self
+            .last
+            .is_some_and(|(last, last_side)| compare(&last, last_side, flow, side).is_eq())
+        {
+            return;
+        }
+        self.last = Some((*flow, side));
+        self.line(out, flow, side);
+    }
+
+    /// Appends one line for a change.
+    pub fn follow(&mut self, out: &mut Vec<u8>, change: Change, flow: &Flow) {
+        out.extend_from_slice(match change {
+            Change::Started => b"NEW ",
+            Change::Existing => b"OLD ",
+            Change::Ended | Change::Gone => b"END ",
+        });
+        self.line(out, flow, Side::Original);
+    }
+
+    fn line(&mut self, out: &mut Vec<u8>, flow: &Flow, side: Side) {
+        let tuple = flow.tuple(side);
+        let index = &mut self.next_index[Section::new(tuple.proto, tuple.ipv6).index()];
+        label(out, &tuple);
+        out.extend_from_slice(b" [");
+        padded(out, u64::from(*index), INDEX_WIDTH, b' ');
+        out.extend_from_slice(b"] ");
+        *index += 1;
+        if tuple.is_icmp() {
+            icmp_ends(out, &tuple);
+        } else {
+            ends(out, flow, side, &tuple);
+        }
+        if flow.is_folded() {
+            out.extend_from_slice(b" (flows=");
+            decimal(out, u64::from(flow.flow_count()));
+            out.push(b')');
+        }
+        if let Some(netns) = flow.netns() {
+            out.extend_from_slice(b" (netns=");
+            decimal(out, u64::from(netns.unsigned_abs()));
+            out.push(b')');
+        }
+        out.push(b'\n');
+    }
+}
+
+/// The protocol's name in capitals (its number where it has none) and the family, right-aligned.
+fn label(out: &mut Vec<u8>, tuple: &Tuple) {
+    let start = out.len();
+    match PROTOCOL_NAMES
+        .iter()
+        .find(|(number, _)| *number == tuple.proto)
+    {
+        // ICMPv6 has the family in its name already.
+        Some((_, "icmpv6")) if tuple.ipv6 => out.extend_from_slice(b"ICMP"),
+        Some((_, "icmp")) if tuple.ipv6 => decimal(out, 1),
+        Some((_, "icmpv6")) => decimal(out, 58),
+        Some((_, name)) => out.extend(name.bytes().map(|byte| byte.to_ascii_uppercase())),
+        None => decimal(out, u64::from(tuple.proto)),
+    }
+    out.extend_from_slice(if tuple.ipv6 { b"v6" } else { b"v4" });
+    let len = out.len() - start;
+    if len < LABEL_WIDTH {
+        let pad = LABEL_WIDTH - len;
+        out.resize(start + LABEL_WIDTH, b' ');
+        out[start..].rotate_right(pad);
+    }
+}
+
+fn icmp_ends(out: &mut Vec<u8>, tuple: &Tuple) {
+    let (kind, code, _) = tuple.icmp();
+    out.extend_from_slice(b"src = ");
+    address(out, tuple, &tuple.src);
+    out.extend_from_slice(b" to dst = ");
+    address(out, tuple, &tuple.dst);
+    out.extend_from_slice(b" (type=");
+    decimal(out, u64::from(kind));
+    out.extend_from_slice(b" | code=");
+    decimal(out, u64::from(code));
+    out.push(b')');
+}
+
+fn ends(out: &mut Vec<u8>, flow: &Flow, side: Side, tuple: &Tuple) {
+    let folded_source = flow.is_folded() && side == Side::Original;
+    let folded_destination = flow.is_folded() && side == Side::Reply;
+    out.extend_from_slice(b"src = ");
+    address(out, tuple, &tuple.src);
+    port(out, tuple, tuple.sport, folded_source);
+    out.extend_from_slice(b" to dst = ");
+    address(out, tuple, &tuple.dst);
+    port(out, tuple, tuple.dport, folded_destination);
+    out.extend_from_slice(b" (-)");
+}
+
+fn port(out: &mut Vec<u8>, tuple: &Tuple, port: u16, folded: bool) {
+    if !tuple.has_ports() {
+        return;
+    }
+    out.extend_from_slice(b" (port=");
+    if folded {
+        out.push(b'*');
+    } else {
+        decimal(out, u64::from(port));
+    }
+    out.push(b')');
+}

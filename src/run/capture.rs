@@ -1,0 +1,402 @@
+//! The capture: from the kernel's events and dumps to the report.
+//!
+//! Order at the start: everything that can fail for want of rights or room is opened first, then
+//! the events are joined, then conntrack is switched on where it was idle, then the table is dumped;
+//! so no flow falls between. Order at the end: the events are left, what is queued is read, the
+//! table is dumped once more, what was switched on is given back, and only then is the report
+//! written, however long its reader takes.
+//!
+//! The loop drains the event socket into the table and does nothing slow. After a batch that was
+//! not full it rests, since a wake-up costs more than the events that it brings.
+
+use super::dump::Dumper;
+use super::follow::Follow;
+use super::input::What;
+use super::log;
+use super::output::Destination;
+use super::pipeline::Pipeline;
+use super::recording::Recorder;
+use super::source::{EventSource, Intake, Queue};
+use super::status::{Status, StatusLine};
+use crate::cli::Options;
+use crate::error::{EXIT_INCOMPLETE, Error, Result};
+use crate::event::DumpPass;
+use crate::firewall::activation::{self, Activated};
+use crate::flow::table::Table;
+use crate::limits::COALESCE;
+use crate::report;
+use crate::report::summary::{Rungs, Summary};
+use crate::sys::instance::{self, Instance};
+use crate::sys::signal::{Signals, wait};
+use crate::sys::{alloc, clock, machine};
+use crate::wire::kernel::{AF_INET, AF_INET6, AF_UNSPEC};
+use rustix::event::PollFlags;
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// Captures until a signal or `--for` ends it, and writes the report. Returns the exit status.
+pub fn run(options: &Options) -> Result<u8> {
+    if !machine::is_root() {
+        return Err(Error::failed(
+            "starting a capture",
+            "it needs root",
+            "replay FILE, --help and --version do not",
+        ));
+    }
+    let destination = Destination::open(&options.output)?;
+    let _instance = only_instance()?;
+    let signals =
+        Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
+    let swept = activation::sweep()?;
+    if swept > 0 {
+        log::line(format_args!(
+            "removed what an earlier run left behind ({swept})"
+        ));
+    }
+    let mut session = Session::open(options, &destination, &signals)?;
+    say(&destination, "Starting to capture conntrack events");
+    let idle = activation::idle(options.filter.ipv6);
+    session.source.join()?;
+    let mut activated = activation::activate(options.activation, idle)?;
+    session.rungs.activation = activated.rung;
+    say(
+        &destination,
+        "Foreground mode...<Ctrl-C> or or SIG_TERM to end it.",
+    );
+    session.announce(&activated);
+    let captured = session.capture();
+    let released = activated.release();
+    captured?;
+    say(
+        &destination,
+        &format!("Dumping internal data into: {}", destination.shown()),
+    );
+    let exit_status = session.report(&destination)?;
+    released.map(|()| exit_status)
+}
+
+struct Session<'a> {
+    options: &'a Options,
+    signals: &'a Signals,
+    source: EventSource,
+    dumper: Dumper,
+    intake: Intake<'a>,
+    rungs: Rungs,
+    status: StatusLine,
+    began: Duration,
+    ended: Duration,
+    allocations: u64,
+    loss_logged: bool,
+}
+
+impl<'a> Session<'a> {
+    fn open(
+        options: &'a Options,
+        destination: &'a Destination,
+        signals: &'a Signals,
+    ) -> Result<Self> {
+        let source = EventSource::open(options)?;
+        let family = options
+            .filter
+            .ipv6
+            .map_or(AF_UNSPEC, |ipv6| if ipv6 { AF_INET6 } else { AF_INET });
+        let dumper = Dumper::open(family)?;
+        let table = Table::new(options.capacity, random_seed()?);
+        let recorder = options
+            .record
+            .as_deref()
+            .map(Recorder::create)
+            .transpose()?;
+        let follow = match options.follow {
+            true => Some(Follow::new(
+                destination.growing_sink(signals)?,
+                options.format,
+            )),
+            false => None,
+        };
+        let pipeline = Pipeline::new(table, options.filter.clone(), follow);
+        let now = clock::monotonic();
+        Ok(Session {
+            options,
+            signals,
+            source,
+            dumper,
+            intake: Intake {
+                pipeline,
+                recorder,
+                record_error: None,
+            },
+            rungs: Rungs::default(),
+            status: StatusLine::new(),
+            began: now,
+            ended: now,
+            allocations: 0,
+            loss_logged: false,
+        })
+    }
+
+    /// Says how the capture works, and what it cannot see.
+    fn announce(&mut self, activated: &Activated) {
+        self.rungs.capture = "ctnetlink";
+        self.rungs.buffer_bytes = self.source.buffer_bytes;
+        self.rungs.loss = if self.source.counts_losses() {
+            "socket drop counter"
+        } else {
+            "unknown number"
+        };
+        log::line(format_args!("{}", activated.log_line));
+        if self.source.buffer_limited {
+            log::line(format_args!(
+                "the receive buffer is limited to {} bytes: CAP_NET_ADMIN lifts net.core.rmem_max",
+                self.source.buffer_bytes
+            ));
+        }
+        if self.options.all_netns {
+            log::line(format_args!(
+                "other namespaces: only flows that begin or end now; the table dumped is our own"
+            ));
+        }
+        if let Some(blind) = blind() {
+            log::line(format_args!("{blind}"));
+        }
+        log::line(format_args!("capturing"));
+    }
+
+    fn capture(&mut self) -> Result<()> {
+        let allocations_before = alloc::count();
+        self.began = clock::monotonic();
+        self.dumper
+            .begin(DumpPass::Initial, self.began, &mut self.intake)?;
+        let deadline = self.options.duration.map(|duration| self.began + duration);
+        loop {
+            let now = clock::monotonic();
+            if self.signals.pending() || deadline.is_some_and(|deadline| now >= deadline) {
+                break;
+            }
+            self.dumper.tick(now, &mut self.intake)?;
+            self.draw(now, deadline);
+            self.round(now, deadline)?;
+        }
+        self.ended = clock::monotonic();
+        self.status.clear();
+        self.finish()?;
+        self.allocations = alloc::count() - allocations_before;
+        Ok(())
+    }
+
+    /// Waits for something to do and does it.
+    fn round(&mut self, now: Duration, deadline: Option<Duration>) -> Result<()> {
+        let redraw = self.status.next().map(|next| self.began + next);
+        let next = [deadline, self.dumper.next(), redraw]
+            .into_iter()
+            .flatten()
+            .min();
+        let [_, events, dump] = self.wait(next.map(|next| next.saturating_sub(now)))?;
+        let queue = if events {
+            self.read_events()?
+        } else {
+            Queue::MoreWaits
+        };
+        if dump {
+            self.dumper.read(&mut self.intake)?;
+        }
+        self.hand_on()?;
+        if queue == Queue::Empty && !self.dumper.is_going() {
+            wait([(self.signals.fd(), PollFlags::IN)], Some(COALESCE)).map_err(waiting)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 3]> {
+        let fds = [self.signals.fd(), self.source.fd(), self.dumper.fd()];
+        wait(fds.map(|fd| (fd, PollFlags::IN)), timeout).map_err(waiting)
+    }
+
+    fn read_events(&mut self) -> Result<Queue> {
+        let (queue, lost) = self.source.read(&mut self.intake)?;
+        if lost {
+            self.dumper.want_resync();
+            if !std::mem::replace(&mut self.loss_logged, true) {
+                self.status.clear();
+                log::line(format_args!(
+                    "events are being lost; the report will say how many (a larger --buffer may help)"
+                ));
+            }
+        }
+        Ok(queue)
+    }
+
+    fn hand_on(&mut self) -> Result<()> {
+        match &mut self.intake.pipeline.follow {
+            Some(follow) => follow
+                .hand_on()
+                .map_err(|error| Error::failed("writing what is followed", error, "")),
+            None => Ok(()),
+        }
+    }
+
+    /// Hears no more, reads what is queued, and sees what lives.
+    fn finish(&mut self) -> Result<()> {
+        self.source.leave();
+        while self.read_events()? == Queue::MoreWaits {}
+        self.read_dump_to_its_end()?;
+        self.dumper
+            .begin(DumpPass::Final, clock::monotonic(), &mut self.intake)?;
+        self.read_dump_to_its_end()?;
+        self.source.note_loss(&mut self.intake, false);
+        self.intake.take(clock::realtime_ns(), What::Finished);
+        self.hand_on()
+    }
+
+    fn read_dump_to_its_end(&mut self) -> Result<()> {
+        while self.dumper.is_going() {
+            let now = clock::monotonic();
+            self.dumper.tick(now, &mut self.intake)?;
+            let timeout = self.dumper.next().map(|next| next.saturating_sub(now));
+            let fds = [
+                (self.signals.fd(), PollFlags::IN),
+                (self.dumper.fd(), PollFlags::IN),
+            ];
+            let [signal, dump] = wait(fds, timeout).map_err(waiting)?;
+            if signal {
+                return Err(Error::failed(
+                    "reading the last state of the flows",
+                    "ended by a second signal",
+                    "",
+                ));
+            }
+            if dump {
+                self.dumper.read(&mut self.intake)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, now: Duration, deadline: Option<Duration>) {
+        let counters = &self.intake.pipeline.counters;
+        self.status.draw(&Status {
+            elapsed: now - self.began,
+            flows: self.intake.pipeline.table.len(),
+            events: counters.new + counters.update + counters.destroy,
+            lost: counters.lost,
+            left: deadline.map(|deadline| deadline.saturating_sub(now)),
+        });
+    }
+
+    fn report(self, destination: &Destination) -> Result<u8> {
+        let Intake {
+            pipeline,
+            recorder,
+            record_error,
+        } = self.intake;
+        let record_error =
+            record_error.or_else(|| recorder.and_then(|recorder| recorder.finish().err()));
+        let summary = Summary {
+            counters: &pipeline.counters,
+            rungs: &self.rungs,
+            capacity: pipeline.table.capacity(),
+            flows: pipeline.table.len(),
+            duration: self.ended - self.began,
+            allocations: self.allocations,
+            blind: blind(),
+        };
+        write_report(
+            &pipeline.table,
+            pipeline.follow,
+            &summary,
+            self.options,
+            destination,
+            self.signals,
+        )?;
+        say(destination, "Finished capturing conntrack/ulog events");
+        log::line(format_args!("{summary}"));
+        match record_error {
+            Some(error) => Err(Error::failed(
+                "writing the recording",
+                error,
+                "it is not whole; the report is",
+            )),
+            None => Ok(if summary.complete() {
+                0
+            } else {
+                EXIT_INCOMPLETE
+            }),
+        }
+    }
+}
+
+/// Writes the report, or the end of one that was followed.
+pub(super) fn write_report(
+    table: &Table,
+    follow: Option<Follow<'_>>,
+    summary: &Summary<'_>,
+    options: &Options,
+    destination: &Destination,
+    signals: &Signals,
+) -> Result<()> {
+    let written = match follow {
+        Some(follow) => follow.finish(summary),
+        None => {
+            let mut sink = destination.sink(signals)?;
+            report::write(table, summary, options.format, &mut sink).and_then(|()| sink.finish())
+        }
+    };
+    written.map_err(|error| Error::failed(destination.doing(), error, ""))
+}
+
+/// A message of the seed's: on stdout, unless that belongs to the report.
+fn say(destination: &Destination, message: &str) {
+    let _ = if destination.is_stdout() {
+        writeln!(io::stderr().lock(), "{message}")
+    } else {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{message}").and_then(|()| out.flush())
+    };
+}
+
+fn only_instance() -> Result<Option<Instance>> {
+    let doing = "making sure that this is the only instance in this network namespace";
+    match instance::acquire() {
+        Ok(Ok(instance)) => Ok(Some(instance)),
+        Ok(Err(holder)) if holder.uid == 0 => {
+            let cause = format!("conntracker runs already, as process {}", holder.pid);
+            Err(Error::failed(doing, cause, "end that one first"))
+        }
+        Ok(Err(holder)) => {
+            // Not root's: somebody who may not run a capture cannot keep root from running one.
+            log::line(format_args!(
+                "process {} of user {} holds our lock; going on",
+                holder.pid, holder.uid
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(Error::failed(doing, error, "")),
+    }
+}
+
+/// Why flows between the dumps cannot be seen, if so.
+fn blind() -> Option<&'static str> {
+    let off =
+        machine::sysctl("net.netfilter.nf_conntrack_events").is_some_and(|value| value == "0");
+    off.then_some("conntrack events are off (net.netfilter.nf_conntrack_events=0): only flows that a dump found are seen")
+}
+
+/// A seed for the table's hash.
+pub(super) fn random_seed() -> Result<[u64; 2]> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
+        |errno| {
+            Error::failed(
+                "asking the kernel for random numbers",
+                io::Error::from(errno),
+                "",
+            )
+        },
+    )?;
+    let value = u128::from_ne_bytes(bytes);
+    Ok([value as u64, (value >> 64) as u64])
+}
+
+fn waiting(error: io::Error) -> Error {
+    Error::failed("waiting for events", error, "")
+}

@@ -1,0 +1,69 @@
+//! Writes each flow as it starts and ends.
+
+use super::output::Sink;
+use crate::flow::entry::Flow;
+use crate::flow::table::{Change, Observer};
+use crate::limits::FOLLOW_BUFFER_LEN;
+use crate::report::text::Lines;
+use crate::report::{self, Format, summary::Summary};
+use std::io::{self, Write};
+
+/// Gathers lines and hands them on after each batch, or when the buffer is full.
+#[derive(Debug)]
+pub struct Follow<'a> {
+    sink: Sink<'a>,
+    format: Format,
+    lines: Lines,
+    buffer: Vec<u8>,
+    failed: Option<io::Error>,
+}
+
+impl<'a> Follow<'a> {
+    /// Follows into an open sink.
+    pub fn new(sink: Sink<'a>, format: Format) -> Self {
+        let buffer = Vec::with_capacity(FOLLOW_BUFFER_LEN + 4096);
+        Follow {
+            sink,
+            format,
+            lines: Lines::default(),
+            buffer,
+            failed: None,
+        }
+    }
+
+    /// Hands on what was gathered. An error stays: what follows it would have a hole before it.
+    pub fn hand_on(&mut self) -> io::Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        self.sink.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes the end of the report and closes.
+    pub fn finish(mut self, summary: &Summary<'_>) -> io::Result<()> {
+        report::write_end(summary, self.format, &mut self.buffer);
+        self.hand_on()?;
+        self.sink.finish()
+    }
+}
+
+impl Observer for Option<Follow<'_>> {
+    fn changed(&mut self, change: Change, flow: &Flow) {
+        let Some(follow) = self else { return };
+        if follow.failed.is_some() {
+            return;
+        }
+        report::write_change(
+            &mut follow.lines,
+            follow.format,
+            change,
+            flow,
+            &mut follow.buffer,
+        );
+        if follow.buffer.len() >= FOLLOW_BUFFER_LEN {
+            follow.failed = follow.hand_on().err();
+        }
+    }
+}

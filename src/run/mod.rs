@@ -1,0 +1,13 @@
+//! The commands: what opens things, waits, and puts the other rooms together.
+
+pub mod capture;
+mod dump;
+mod follow;
+mod input;
+pub mod log;
+pub mod output;
+pub mod pipeline;
+pub mod recording;
+pub mod replay;
+mod source;
+mod status;

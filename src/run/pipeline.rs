@@ -1,0 +1,205 @@
+//! The one way of the data: datagram, messages, entry, filter, event, table.
+
+use super::follow::Follow;
+use super::input::{Input, What};
+use super::log;
+use crate::counters::Counters;
+use crate::event::{DumpPass, Event, Kind};
+use crate::flow::filter::Filter;
+use crate::flow::table::Table;
+use crate::wire::conntrack::{Entry, Rejected};
+use crate::wire::kernel::*;
+use crate::wire::message::{Message, Messages};
+
+/// How far a dump is after a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DumpProgress {
+    /// More is to come.
+    Going,
+    /// That was all.
+    Done,
+    /// The kernel refused it or broke it off; a positive errno.
+    Failed(i32),
+}
+
+const NEW_OR_UPDATE: u16 = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
+const DESTROY: u16 = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE;
+
+/// Takes inputs, keeps the table and the counters.
+#[derive(Debug)]
+pub struct Pipeline<'a> {
+    /// The flows.
+    pub table: Table,
+    /// What was and what was not accounted for.
+    pub counters: Counters,
+    /// Writes changes as they happen, where that was asked for.
+    pub follow: Option<Follow<'a>>,
+    filter: Filter,
+    pass: DumpPass,
+    /// Whether a broken message of a kind was logged already.
+    logged: [bool; 2],
+}
+
+impl<'a> Pipeline<'a> {
+    /// A pipeline into an empty table.
+    pub fn new(table: Table, filter: Filter, follow: Option<Follow<'a>>) -> Self {
+        Pipeline {
+            table,
+            counters: Counters::default(),
+            follow,
+            filter,
+            pass: DumpPass::Initial,
+            logged: [false; 2],
+        }
+    }
+
+    /// Takes one input. Says how far the dump is where the input belongs to one.
+    pub fn take(&mut self, input: &Input<'_>) -> DumpProgress {
+        match input.what {
+            What::Events {
+                bytes,
+                truncated,
+                netns,
+            } => self.events(bytes, truncated, netns, input.at_ns),
+            What::Dump { bytes, truncated } => return self.dump(bytes, truncated, input.at_ns),
+            What::DumpBegan(pass) => {
+                self.pass = pass;
+                self.counters.resyncs += u64::from(pass == DumpPass::Resync);
+                self.table.begin_dump(input.at_ns);
+            }
+            What::DumpEnded => {
+                self.counters.dumps += 1;
+                self.table.finish_dump(&mut self.follow);
+            }
+            What::DumpFailed => self.counters.dumps_failed += 1,
+            What::LostTotal(total) => self.counters.lost = total,
+            What::LostUnknown => self.counters.lost_unknown += 1,
+            What::Finished => {}
+        }
+        DumpProgress::Going
+    }
+
+    fn events(&mut self, bytes: &[u8], truncated: bool, netns: Option<i32>, at_ns: u64) {
+        self.counters.truncated += u64::from(truncated);
+        for message in Messages::new(bytes) {
+            let Ok(message) = message else {
+                self.reject(Rejected::Framing, bytes);
+                break;
+            };
+            let kind = match message.kind {
+                NEW_OR_UPDATE if message.flags & (NLM_F_CREATE | NLM_F_EXCL) != 0 => Kind::New,
+                NEW_OR_UPDATE => Kind::Update,
+                DESTROY => Kind::Destroy,
+                _ => continue,
+            };
+            self.entry(kind, &message, netns, at_ns);
+        }
+    }
+
+    fn dump(&mut self, bytes: &[u8], truncated: bool, at_ns: u64) -> DumpProgress {
+        self.counters.truncated += u64::from(truncated);
+        for message in Messages::new(bytes) {
+            let Ok(message) = message else {
+                self.reject(Rejected::Framing, bytes);
+                break;
+            };
+            match message.kind {
+                NLMSG_DONE if message.flags & NLM_F_DUMP_INTR != 0 => {
+                    return DumpProgress::Failed(libc::EINTR);
+                }
+                NLMSG_DONE => return dump_end(&message),
+                NLMSG_ERROR => {
+                    return DumpProgress::Failed(
+                        message.errno().map_or(libc::EBADMSG, |(errno, _)| errno),
+                    );
+                }
+                NEW_OR_UPDATE => self.entry(Kind::Dumped(self.pass), &message, None, at_ns),
+                _ => {}
+            }
+        }
+        DumpProgress::Going
+    }
+
+    fn entry(&mut self, kind: Kind, message: &Message<'_>, netns: Option<i32>, at_ns: u64) {
+        let parsed = message
+            .netfilter()
+            .map_err(Rejected::from)
+            .and_then(|(_, attributes)| Entry::parse(attributes));
+        let entry = match parsed {
+            Ok(entry) => entry,
+            Err(reason) => return self.reject(reason, message.body),
+        };
+        self.counters.flaws += u64::from(entry.flaws);
+        match kind {
+            Kind::New => self.counters.new += 1,
+            Kind::Update => self.counters.update += 1,
+            Kind::Destroy => self.counters.destroy += 1,
+            Kind::Dumped(_) => self.counters.dumped += 1,
+        }
+        if !self.filter.admits(&entry) {
+            self.counters.filtered += 1;
+            return;
+        }
+        let kernel_time = if kind == Kind::Destroy {
+            entry.stop_ns.or(entry.event_ns)
+        } else {
+            entry.event_ns
+        };
+        let event = Event {
+            kind,
+            netns,
+            at_ns: kernel_time.unwrap_or(at_ns),
+            entry,
+        };
+        self.table
+            .apply(&event, &mut self.counters, &mut self.follow);
+    }
+
+    /// Counts what could not be used; the first of each kind is shown, for a report to us.
+    fn reject(&mut self, reason: Rejected, bytes: &[u8]) {
+        let (count, logged, what) = match reason {
+            Rejected::Framing => (
+                &mut self.counters.rejected_framing,
+                &mut self.logged[0],
+                "broken framing",
+            ),
+            Rejected::NoTuple => (
+                &mut self.counters.rejected_no_tuple,
+                &mut self.logged[1],
+                "no original tuple",
+            ),
+        };
+        *count += 1;
+        if !std::mem::replace(logged, true) {
+            log::line(format_args!(
+                "a message from the kernel could not be read ({what}): {}",
+                Hex(bytes)
+            ));
+        }
+    }
+}
+
+/// The end of a dump carries the dump's result.
+fn dump_end(message: &Message<'_>) -> DumpProgress {
+    match message.errno() {
+        Ok((errno, _)) if errno > 0 => DumpProgress::Failed(errno),
+        _ => DumpProgress::Done,
+    }
+}
+
+/// The beginning of a message as hexadecimal digits.
+struct Hex<'a>(&'a [u8]);
+
+impl std::fmt::Display for Hex<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 256;
+        for byte in self.0.iter().take(SHOWN) {
+            write!(out, "{byte:02x}")?;
+        }
+        if self.0.len() > SHOWN {
+            write!(out, "... ({} bytes)", self.0.len())
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The same report from a recorded file: no kernel, no root.
+
+use super::capture::{random_seed, write_report};
+use super::follow::Follow;
+use super::input::What;
+use super::log;
+use super::output::Destination;
+use super::pipeline::Pipeline;
+use super::recording::Recording;
+use crate::cli::Options;
+use crate::error::{EXIT_INCOMPLETE, Error, Result};
+use crate::flow::table::Table;
+use crate::report::summary::{Rungs, Summary};
+use crate::sys::signal::Signals;
+use std::path::Path;
+use std::time::Duration;
+
+const RUNGS: Rungs = Rungs {
+    capture: "recording",
+    activation: "recording",
+    buffer_bytes: 0,
+    loss: "recording",
+};
+
+/// Reads the recording and writes its report. Returns the exit status.
+pub fn run(file: &Path, options: &Options) -> Result<u8> {
+    let unreadable = |cause: &dyn std::fmt::Display| {
+        Error::failed(
+            format_args!("reading the recording {}", file.display()),
+            cause,
+            "conntracker --record makes them",
+        )
+    };
+    let mut recording = Recording::open(file).map_err(|cause| unreadable(&cause))?;
+    let destination = Destination::open(&options.output)?;
+    let signals =
+        Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
+    let follow = match options.follow {
+        true => Some(Follow::new(
+            destination.growing_sink(&signals)?,
+            options.format,
+        )),
+        false => None,
+    };
+    let mut pipeline = Pipeline::new(
+        Table::new(options.capacity, random_seed()?),
+        options.filter.clone(),
+        follow,
+    );
+    let (mut first_ns, mut last_ns, mut finished) = (None, 0, false);
+    loop {
+        let input = match recording.read() {
+            Ok(Some(input)) => input,
+            Ok(None) => break,
+            Err(cause) if cause.is_cut_short() => break,
+            Err(cause) => return Err(unreadable(&cause)),
+        };
+        first_ns = first_ns.or(Some(input.at_ns));
+        last_ns = input.at_ns;
+        finished = input.what == What::Finished;
+        pipeline.take(&input);
+        if signals.pending() {
+            return Err(Error::failed(
+                format_args!("reading {}", file.display()),
+                "ended by a signal",
+                "",
+            ));
+        }
+    }
+    let summary = Summary {
+        counters: &pipeline.counters,
+        rungs: &RUNGS,
+        capacity: pipeline.table.capacity(),
+        flows: pipeline.table.len(),
+        duration: Duration::from_nanos(last_ns.saturating_sub(first_ns.unwrap_or(last_ns))),
+        allocations: 0,
+        blind: (!finished)
+            .then_some("the recording is cut short: what came after is not in this report"),
+    };
+    write_report(
+        &pipeline.table,
+        pipeline.follow,
+        &summary,
+        options,
+        &destination,
+        &signals,
+    )?;
+    log::line(format_args!("{summary}"));
+    Ok(if summary.complete() {
+        0
+    } else {
+        EXIT_INCOMPLETE
+    })
+}

@@ -1,0 +1,81 @@
+//! One line on the terminal while the capture runs; nothing where stderr is not a terminal.
+
+use crate::limits::STATUS_INTERVAL;
+use rustix::termios::isatty;
+use std::io::{self, Cursor, Write};
+use std::time::Duration;
+
+/// The line, redrawn in place.
+#[derive(Debug)]
+pub struct StatusLine {
+    on: bool,
+    next: Duration,
+    events_before: u64,
+    drawn_before: Duration,
+}
+
+/// What it shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// Since the capture began.
+    pub elapsed: Duration,
+    /// Entries in the table.
+    pub flows: u32,
+    /// Events read so far.
+    pub events: u64,
+    /// Events lost so far.
+    pub lost: u64,
+    /// Until `--for` ends it.
+    pub left: Option<Duration>,
+}
+
+impl StatusLine {
+    /// For a capture that begins now.
+    pub fn new() -> StatusLine {
+        StatusLine {
+            on: isatty(io::stderr()),
+            next: Duration::ZERO,
+            events_before: 0,
+            drawn_before: Duration::ZERO,
+        }
+    }
+
+    /// When it wants to be redrawn, counted from the beginning.
+    pub fn next(&self) -> Option<Duration> {
+        self.on.then_some(self.next)
+    }
+
+    /// Redraws it when its time has come.
+    pub fn draw(&mut self, status: &Status) {
+        if !self.on || status.elapsed < self.next {
+            return;
+        }
+        let interval_s = (status.elapsed - self.drawn_before)
+            .as_secs_f64()
+            .max(0.001);
+        let rate = (status.events - self.events_before) as f64 / interval_s;
+        let mut line = Cursor::new([0u8; 200]); // on the stack: capturing allocates nothing
+        let _ = write!(
+            line,
+            "\r\x1b[K{} s, {} flows, {rate:.0} events/s, {} lost",
+            status.elapsed.as_secs(),
+            status.flows,
+            status.lost
+        );
+        if let Some(left) = status.left {
+            let _ = write!(line, ", {} s left", left.as_secs_f64().ceil());
+        }
+        let len = line.position() as usize;
+        let _ = io::stderr().write_all(&line.get_ref()[..len]);
+        self.events_before = status.events;
+        self.drawn_before = status.elapsed;
+        self.next = status.elapsed + STATUS_INTERVAL;
+    }
+
+    /// Takes it away, so that other lines can be written.
+    pub fn clear(&self) {
+        if self.on {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Clocks. Wall time names moments, monotonic time measures intervals.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::time::Duration;
+
+/// Wall time, nanoseconds since 1970.
+pub fn realtime_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Realtime))
+}
+
+/// Time since some fixed moment; never goes back.
+pub fn monotonic() -> Duration {
+    Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Monotonic)))
+}
+
+fn nanoseconds(time: Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0); // a clock before 1970 reads as 1970
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,31 @@
+//! What machine and kernel this is.
+
+use std::fs;
+use std::path::Path;
+
+/// Physical memory in bytes.
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Whether we may do what root may.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The kernel's release, e.g. "6.1.0-32-amd64".
+pub fn kernel_release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// A kernel setting under /proc/sys, by its dotted name; `None` where this kernel has no such.
+pub fn sysctl(name: &str) -> Option<String> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    fs::read_to_string(path)
+        .ok()
+        .map(|value| value.trim().to_owned())
+}

@@ -1,0 +1,10 @@
+//! The kernel's side: sockets, signals, clocks. The only folder with unsafe code; each block says
+//! why it is sound. Knows nothing of formats or flows.
+
+pub mod alloc;
+pub mod clock;
+pub mod instance;
+pub mod loopback;
+pub mod machine;
+pub mod netlink;
+pub mod signal;

@@ -1,0 +1,21 @@
+//! Bytes to values, and values to request bytes. Pure and total: no I/O, no clock, no panic; the
+//! parsers allocate nothing. Whatever the kernel sends, a parser answers with a value or an error.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::cast_possible_truncation,
+        clippy::panic
+    )
+)]
+
+pub mod attr;
+pub mod conntrack;
+pub mod kernel;
+pub mod message;
+pub mod nftables;
+pub mod request;
+pub mod socket_filter;
