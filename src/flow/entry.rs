@@ -2,6 +2,7 @@
 //! it is packed stays a matter of this file.
 
 use super::key::{Key, Side};
+use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{BYTES_PER_FLOW, SLOTS_PER_FLOW};
 use crate::wire::conntrack::{Entry as Conntrack, Traffic, Tuple, Zone, ZoneDirection};
 use crate::wire::kernel::IPS_SEEN_REPLY;
@@ -31,6 +32,13 @@ pub enum Life {
     Ended,
     /// A later dump did not have it any more: it ended unseen.
     Gone,
+}
+
+/// The flows that a folded entry stands for, as far as they are believed to live.
+#[derive(Clone, Copy)]
+struct Members {
+    live: u32,
+    in_dump: u32,
 }
 
 /// A flow.
@@ -145,7 +153,7 @@ impl Flow {
     }
 
     /// Turns this flow into one entry for all flows that differ only in their client port.
-    pub(super) fn fold(&mut self) {
+    pub(super) fn fold(&mut self, in_this_dump: bool) {
         self.ports[0] = 0;
         if self.is_icmp() {
             self.ports[2] = 0;
@@ -155,21 +163,23 @@ impl Flow {
         self.id_or_count = 1;
         self.tcp_state = NO_TCP_STATE;
         self.set(FLAG_FOLDED, true);
-        self.set(FLAG_ENDED | FLAG_END_KNOWN, false);
+        self.set(FLAG_START_KNOWN, false);
+        self.set_members(Members {
+            live: 1,
+            in_dump: u32::from(in_this_dump),
+        });
     }
 
     /// Takes another flow into this folded entry.
-    pub(super) fn absorb(&mut self, other: &Flow) {
+    pub(super) fn absorb(&mut self, other: &Flow, in_this_dump: bool) {
         debug_assert!(self.is_folded());
+        let members = self.members();
+        self.set_members(Members {
+            live: members.live.saturating_add(1),
+            in_dump: members.in_dump.saturating_add(u32::from(in_this_dump)),
+        });
         self.id_or_count = self.id_or_count.saturating_add(1);
         self.status |= other.status & IPS_SEEN_REPLY as u16;
-        if other
-            .start_ns()
-            .is_none_or(|start| self.start_ns().is_some_and(|mine| start < mine))
-        {
-            self.start_ns = other.start_ns;
-            self.set(FLAG_START_KNOWN, other.flag(FLAG_START_KNOWN));
-        }
         self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
         for side in 0..2 {
@@ -181,11 +191,60 @@ impl Flow {
         self.flags |= other.flags & FLAG_COUNTED;
     }
 
-    /// Notes something about one of the flows that this entry stands for.
-    pub(super) fn absorb_record(&mut self, entry: &Conntrack, at_ns: u64, counts: bool) {
-        self.id_or_count = self.id_or_count.saturating_add(u32::from(counts));
-        self.status |= entry.status.unwrap_or(0) as u16 & IPS_SEEN_REPLY as u16;
-        self.last_ns = self.last_ns.max(at_ns);
+    /// Notes an event of one of the flows that this entry stands for. Returns how many flows it
+    /// counts more than before.
+    pub(super) fn absorb_event(&mut self, event: &Event) -> u32 {
+        let mut members = self.members();
+        let mut added = 0;
+        match event.kind {
+            Kind::New => (members.live, added) = (members.live.saturating_add(1), 1),
+            Kind::Dumped(_) => members.in_dump = members.in_dump.saturating_add(1),
+            Kind::Destroy if members.live == 0 => added = 1, // its beginning was lost
+            Kind::Destroy => members.live -= 1,
+            Kind::Update => {}
+        }
+        self.set_members(members);
+        self.id_or_count = self.id_or_count.saturating_add(added);
+        self.status |= event.entry.status.unwrap_or(0) as u16 & IPS_SEEN_REPLY as u16;
+        self.last_ns = self.last_ns.max(event.at_ns);
+        // The kernel's counters are totals of one flow: they count once, at its end or at ours.
+        if matches!(event.kind, Kind::Destroy | Kind::Dumped(DumpPass::Final)) {
+            self.set_traffic(&event.entry, true);
+        }
+        added
+    }
+
+    /// A dump begins: none of the flows that this entry stands for was seen in it.
+    pub(super) fn begin_dump(&mut self) {
+        self.set_members(Members {
+            in_dump: 0,
+            ..self.members()
+        });
+    }
+
+    /// A dump ended: more flows in it than we knew to be live are flows whose events were lost.
+    /// Returns how many flows the entry counts more than before.
+    pub(super) fn finish_dump(&mut self) -> u32 {
+        let members = self.members();
+        let added = members.in_dump.saturating_sub(members.live);
+        self.id_or_count = self.id_or_count.saturating_add(added);
+        self.set_members(Members {
+            live: members.live.max(members.in_dump),
+            ..members
+        });
+        added
+    }
+
+    /// A folded entry has no start of its own; its field holds what is known of its members.
+    fn members(&self) -> Members {
+        Members {
+            live: self.start_ns as u32,
+            in_dump: (self.start_ns >> 32) as u32,
+        }
+    }
+
+    fn set_members(&mut self, members: Members) {
+        self.start_ns = u64::from(members.live) | u64::from(members.in_dump) << 32;
     }
 
     fn set_zone(&mut self, zone: Zone) {

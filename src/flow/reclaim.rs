@@ -113,7 +113,8 @@ impl Table {
             Some((head, _)) => (head, group),
             None => {
                 self.leave_index(group[0]);
-                self.flows[group[0] as usize].fold();
+                let in_this_dump = self.flows[group[0] as usize].dump_parity() == self.dump_parity;
+                self.flows[group[0] as usize].fold(in_this_dump);
                 self.enter_index(group[0]);
                 self.folded_count += 1;
                 counters.folded += 1;
@@ -122,7 +123,7 @@ impl Table {
         };
         for place in absorbed {
             let flow = self.flows[*place as usize];
-            self.flows[head as usize].absorb(&flow);
+            self.flows[head as usize].absorb(&flow, flow.dump_parity() == self.dump_parity);
             self.leave_index(*place);
             self.free_place(*place);
             counters.folded += 1;

@@ -57,7 +57,7 @@ pub struct Table {
     pub(super) sweep_at: u32,
     pub(super) rest_before_fold: u32,
     free: u32,
-    dump_parity: bool,
+    pub(super) dump_parity: bool,
     dump_began_ns: u64,
 }
 
@@ -128,13 +128,21 @@ impl Table {
     pub fn begin_dump(&mut self, now_ns: u64) {
         self.dump_parity = !self.dump_parity;
         self.dump_began_ns = now_ns;
+        for flow in self.flows.iter_mut().filter(|flow| flow.is_folded()) {
+            flow.begin_dump();
+        }
     }
 
     /// A dump of our own namespace came to its end: what it did not have is gone.
-    pub fn finish_dump(&mut self, observer: &mut impl Observer) {
-        for flow in &mut self.flows {
-            let expected = flow.is_used() && !flow.is_folded() && flow.netns().is_none();
-            if expected && flow.life() == Life::Live && flow.dump_parity() != self.dump_parity {
+    pub fn finish_dump(&mut self, counters: &mut Counters, observer: &mut impl Observer) {
+        for flow in self
+            .flows
+            .iter_mut()
+            .filter(|flow| flow.is_used() && flow.netns().is_none())
+        {
+            if flow.is_folded() {
+                counters.folded += u64::from(flow.finish_dump());
+            } else if flow.life() == Life::Live && flow.dump_parity() != self.dump_parity {
                 flow.end(None);
                 self.ended_count += 1;
                 observer.changed(Change::Gone, flow);
@@ -294,14 +302,7 @@ impl Table {
         let Some((place, _)) = self.find(&candidate.key(Side::Original).folded()) else {
             return false;
         };
-        let folded = &mut self.flows[place as usize];
-        let counts = matches!(event.kind, Kind::New | Kind::Dumped(DumpPass::Initial));
-        folded.absorb_record(&event.entry, event.at_ns, counts);
-        counters.folded += u64::from(counts);
-        // Counters are totals of one flow: they count once, at its end or, if it lives, at ours.
-        if matches!(event.kind, Kind::Destroy | Kind::Dumped(DumpPass::Final)) {
-            folded.set_traffic(&event.entry, true);
-        }
+        counters.folded += u64::from(self.flows[place as usize].absorb_event(event));
         true
     }
 

@@ -3,7 +3,7 @@
 pub mod capture;
 mod dump;
 mod follow;
-mod input;
+pub mod input;
 pub mod log;
 pub mod output;
 pub mod pipeline;

@@ -69,7 +69,7 @@ impl<'a> Pipeline<'a> {
             }
             What::DumpEnded => {
                 self.counters.dumps += 1;
-                self.table.finish_dump(&mut self.follow);
+                self.table.finish_dump(&mut self.counters, &mut self.follow);
             }
             What::DumpFailed => self.counters.dumps_failed += 1,
             What::LostTotal(total) => self.counters.lost = total,

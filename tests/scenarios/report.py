@@ -1,0 +1,199 @@
+"""Flows as the tests speak of them, the tool's JSON Lines read strictly, and the text report computed from flows."""
+
+import dataclasses
+import datetime
+import ipaddress
+import json
+import re
+
+ICMP, TCP, UDP, GRE, ESP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 47, 50, 58, 132, 136
+PROTOCOL_NAMES = {
+    ICMP: "icmp", 2: "igmp", TCP: "tcp", UDP: "udp", 33: "dccp", GRE: "gre", ESP: "esp", 51: "ah",
+    ICMPV6: "icmpv6", SCTP: "sctp", UDPLITE: "udplite",
+}
+WITH_PORTS = (TCP, UDP, 33, GRE, SCTP, UDPLITE)
+ECHO = (ICMP, ICMPV6)
+FIRST_SECTIONS = (("ipv4", TCP), ("ipv4", UDP), ("ipv4", ICMP), ("ipv6", TCP), ("ipv6", UDP), ("ipv6", ICMPV6))
+
+FLOW_KEYS = {
+    "v", "type", "event", "family", "proto", "proto_number", "original", "reply", "id", "mark", "zone", "zone_direction", "netns",
+    "status", "status_bits", "tcp_state", "state", "start", "first_seen", "last_seen", "end", "folded", "flows",
+}
+SIDE_KEYS = {"src", "dst", "sport", "dport", "icmp_type", "icmp_code", "icmp_id", "packets", "bytes"}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Flow:
+    """Both tuples of a flow. A tuple is (src, dst), with ports (src, dst, sport, dport), of an echo (src, dst, type, code, id)."""
+
+    family: str
+    protocol: int
+    original: tuple
+    reply: tuple
+    replied: bool = dataclasses.field(default=True, compare=False)
+
+
+# JSON Lines
+
+
+class Report:
+    """A whole JSON report: flows in order, and the statistics that must be its last line."""
+
+    def __init__(self, text):
+        if not text.endswith("\n"):
+            raise AssertionError(f"the report does not end with a line end: {text[-200:]!r}")
+        objects = [read_object(line) for line in text.splitlines()]
+        kinds = [each["type"] for each in objects]
+        if kinds.count("stats") != 1 or kinds[-1] != "stats":
+            raise AssertionError(f"not exactly one stats object at the end: {kinds[-5:]}")
+        self.objects = objects[:-1]
+        self.stats = objects[-1]
+        self.flow_lines = text.splitlines()[:-1]
+
+    def flows(self):
+        """The single (not folded) flows, sorted."""
+        return sorted(flow_of(each) for each in self.objects if not each.get("folded"))
+
+    def folded(self):
+        return [each for each in self.objects if each.get("folded")]
+
+    def of(self, flow):
+        """The one object that reports this flow."""
+        matching = [each for each in self.objects if not each.get("folded") and flow_of(each) == flow]
+        if len(matching) != 1:
+            raise AssertionError(f"{len(matching)} objects for {flow} in {self.flow_lines[:20]}")
+        return matching[0]
+
+
+def read_object(line):
+    """One line of JSON, checked against the published form."""
+    value = json.loads(line, object_pairs_hook=_no_key_twice)
+    problem = _problem_of(value)
+    if problem:
+        raise AssertionError(f"{problem}: {line}")
+    return value
+
+
+def _no_key_twice(pairs):
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise AssertionError(f"a key twice: {keys}")
+    return dict(pairs)
+
+
+def _problem_of(value):
+    if value.get("v") != 1:
+        return "not version 1"
+    if value.get("type") == "stats":
+        return None
+    if value.get("type") != "flow":
+        return "unknown type"
+    if set(value) - FLOW_KEYS:
+        return f"unknown keys {set(value) - FLOW_KEYS}"
+    for side in ("original", "reply"):
+        if side in value and set(value[side]) - SIDE_KEYS:
+            return f"unknown keys {set(value[side]) - SIDE_KEYS} in {side}"
+    number = value["proto_number"]
+    if value["proto"] != PROTOCOL_NAMES.get(number, str(number)):
+        return f"protocol {number} is called {value['proto']}"
+    if value["state"] not in ("live", "ended", "gone"):
+        return "unknown state"
+    for name in ("start", "first_seen", "last_seen", "end"):
+        if name in value and not TIME.fullmatch(value[name]):
+            return f"{name} is no time"
+    return None
+
+
+def flow_of(value):
+    protocol = value["proto_number"]
+    return Flow(value["family"], protocol, _side(value["original"], protocol), _side(value["reply"], protocol), "seen_reply" in value["status"])
+
+
+def _side(side, protocol):
+    names = ()
+    if protocol in WITH_PORTS:
+        names = ("sport", "dport")
+    elif protocol in ECHO:
+        names = ("icmp_type", "icmp_code", "icmp_id")
+    unexpected = {"sport", "dport", "icmp_type", "icmp_code", "icmp_id"} & set(side) - set(names)
+    if unexpected:
+        raise AssertionError(f"{unexpected} in a tuple of protocol {protocol}: {side}")
+    return (side["src"], side["dst"], *(side[name] for name in names))
+
+
+def counters_of(value):
+    """As witness.Listed.counters()."""
+    sides = (value["original"], value["reply"])
+    present = [name in side for side in sides for name in ("packets", "bytes")]
+    if not any(present):
+        return None
+    if not all(present):
+        raise AssertionError(f"some counters but not all: {value}")
+    return tuple((side["packets"], side["bytes"]) for side in sides)
+
+
+def nanoseconds(time_text):
+    """A time of the report as nanoseconds since 1970, without going through a float."""
+    whole, _, fraction = time_text.rstrip("Z").partition(".")
+    day, _, clock = whole.partition("T")
+    year, month, day_of_month = (int(part) for part in day.split("-"))
+    hour, minute, second = (int(part) for part in clock.split(":"))
+    days = (datetime.date(year, month, day_of_month) - datetime.date(1970, 1, 1)).days
+    return (days * 86400 + hour * 3600 + minute * 60 + second) * 10**9 + int((fraction + "0" * 9)[:9])
+
+
+# Text
+
+
+def expected_text(flows, netns=None):
+    """The text report for these flows, byte for byte. `netns`: the id that every line ends with."""
+    sections = {}
+    for flow in flows:
+        lines = sections.setdefault((flow.family, flow.protocol), set())
+        lines.add(flow.original)
+        if flow.replied and flow.protocol not in ECHO:
+            lines.add(flow.reply)
+    text = []
+    for section in sorted(sections, key=_section_order):
+        shown = sorted({_visible(tuple_, section[1]) for tuple_ in sections[section]}, key=_line_order)
+        text += [_line(section, index, each, netns) for index, each in enumerate(shown)]
+    return "".join(line + "\n" for line in text)
+
+
+def _section_order(section):
+    family, protocol = section
+    if section in FIRST_SECTIONS:
+        return (0, FIRST_SECTIONS.index(section), "")
+    return (1, protocol, family)
+
+
+def _visible(tuple_, protocol):
+    """The id of an echo is not shown in the text."""
+    return tuple_[:4] if protocol in ECHO else tuple_
+
+
+def _line_order(tuple_):
+    return (ipaddress.ip_address(tuple_[0]).packed, ipaddress.ip_address(tuple_[1]).packed, *tuple_[2:])
+
+
+def _line(section, index, tuple_, netns):
+    family, protocol = section
+    name = "ICMP" if protocol in ECHO else PROTOCOL_NAMES.get(protocol, str(protocol)).upper()
+    label = name + ("v4" if family == "ipv4" else "v6")
+    tail = "" if netns is None else f" (netns={netns})"
+    return f"{label:>6} [{index:>12}] {_ways(tuple_, protocol)}{tail}"
+
+
+def _ways(tuple_, protocol):
+    source, destination, *numbers = tuple_
+    if protocol in ECHO:
+        return f"src = {source} to dst = {destination} (type={numbers[0]} | code={numbers[1]})"
+    if numbers:
+        return f"src = {source} (port={numbers[0]}) to dst = {destination} (port={numbers[1]}) (-)"
+    return f"src = {source} to dst = {destination} (-)"
+
+
+def follow_line(word, flow, index):
+    """One line of `--follow` in text."""
+    return f"{word} " + _line((flow.family, flow.protocol), index, _visible(flow.original, flow.protocol), None)
