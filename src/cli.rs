@@ -237,25 +237,39 @@ fn buffer(word: &str) -> Result<u32> {
     }
 }
 
-/// Seconds, whole or not, or with a suffix s, m or h.
+/// Seconds, whole or with up to three decimals, or with a suffix s, m or h.
 fn duration(word: &str) -> Result<Duration> {
     let (number, unit_s) = match word.as_bytes().last() {
-        Some(b's') => (&word[..word.len() - 1], 1.0),
-        Some(b'm') => (&word[..word.len() - 1], 60.0),
-        Some(b'h') => (&word[..word.len() - 1], 3600.0),
-        _ => (word, 1.0),
+        Some(b's') => (&word[..word.len() - 1], 1),
+        Some(b'm') => (&word[..word.len() - 1], 60),
+        Some(b'h') => (&word[..word.len() - 1], 3600),
+        _ => (word, 1),
     };
-    let plain = number
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    match number.parse::<f64>() {
-        Ok(number) if plain && number > 0.0 && number * unit_s <= DURATION_MAX_S as f64 => {
-            Ok(Duration::from_secs_f64(number * unit_s))
+    let milliseconds = thousandths(number).and_then(|number| number.checked_mul(unit_s));
+    match milliseconds {
+        Some(milliseconds) if (1..=DURATION_MAX_S * 1000).contains(&milliseconds) => {
+            Ok(Duration::from_millis(milliseconds))
         }
         _ => Err(Error::usage(format_args!(
             "--for: {word:?} is not a time such as 10, 0.5, 90s, 5m or 2h"
         ))),
     }
+}
+
+/// A decimal number with at most three decimals, in thousandths.
+fn thousandths(number: &str) -> Option<u64> {
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || decimals.len() > 3 {
+        return None;
+    }
+    let scale = [100, 10, 1][decimals.len() - 1];
+    let decimals: u64 = decimals.parse().ok()?;
+    whole
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1000)?
+        .checked_add(decimals * scale)
 }
 
 fn family(filter: &mut Filter, ipv6: bool) -> Result<()> {

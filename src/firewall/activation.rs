@@ -7,8 +7,8 @@
 
 use super::legacy::Chain;
 use super::nft::{self, Table};
-use super::probe;
 use super::state::{Leftover, StateFile};
+use super::usage::usage;
 use crate::error::{Error, Result};
 use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6};
 
@@ -32,6 +32,8 @@ pub struct Activated {
     pub rung: &'static str,
     /// One line for the log.
     pub log_line: String,
+    /// The families that conntrack stays idle for.
+    pub left_idle: Idle,
     undo: Vec<Undo>,
     state: Option<StateFile>,
 }
@@ -42,8 +44,8 @@ enum Undo {
     Chain(Chain),
 }
 
-/// Which families nothing uses conntrack for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which families no rule uses conntrack for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Idle {
     ipv4: bool,
     ipv6: bool,
@@ -71,30 +73,32 @@ pub fn sweep() -> Result<usize> {
     Ok(leftovers.len())
 }
 
-/// Asks which families conntrack is idle for. `ipv6` limits the question to one family.
+/// Which families no rule uses conntrack for. `ipv6` limits the question to one family.
 pub fn idle(ipv6: Option<bool>) -> Idle {
-    let idle = |family: bool| {
-        ipv6.is_none_or(|wanted| wanted == family) && !probe::is_active(family).unwrap_or(false)
-    };
+    let usage = usage();
     Idle {
-        ipv4: idle(false),
-        ipv6: idle(true),
+        ipv4: !usage.ipv4 && ipv6 != Some(true),
+        ipv6: !usage.ipv6 && ipv6 != Some(false),
     }
 }
 
 /// Switches conntrack on where it is idle.
 pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
     let Some(families) = idle.name() else {
-        return Ok(untouched(
+        return Ok(Activated::new(
             "active",
             "conntrack is active; left as it is".to_owned(),
+            Vec::new(),
+            None,
         ));
     };
     if how == Activation::Off {
         let line = format!(
-            "conntrack is not active for {families} in this namespace, and --activate off leaves it so"
+            "conntrack is not active for {families} in this namespace (no rule uses it), and --activate off leaves it so"
         );
-        return Ok(untouched("off", line));
+        let mut off = Activated::new("off", line, Vec::new(), None);
+        off.left_idle = idle;
+        return Ok(off);
     }
     let mut refusals = Vec::new();
     if matches!(how, Activation::Auto | Activation::Nft) {
@@ -119,6 +123,11 @@ pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
 }
 
 impl Idle {
+    /// Whether a family is idle that was not before.
+    pub fn is_beyond(self, before: Idle) -> bool {
+        (self.ipv4 && !before.ipv4) || (self.ipv6 && !before.ipv6)
+    }
+
     fn name(self) -> Option<&'static str> {
         match (self.ipv4, self.ipv6) {
             (true, true) => Some("IPv4 and IPv6"),
@@ -138,48 +147,42 @@ impl Idle {
     }
 }
 
-fn untouched(rung: &'static str, log_line: String) -> Activated {
-    Activated {
-        rung,
-        log_line,
-        undo: Vec::new(),
-        state: None,
-    }
-}
-
 fn with_nft(idle: Idle, families: &str) -> Result<Activated> {
     let (family, family_name) = idle.nft_family();
-    let begin = format!(
-        "conntrack was not active for {families} in this namespace: switched on by nf_tables table {family_name} {}",
-        nft::TABLE
-    );
-    let doing = || format!("creating nf_tables table {family_name} {}", nft::TABLE);
+    let table = format!("{family_name} {}", nft::TABLE);
+    let log_line = |who: &str| {
+        format!(
+            "conntrack was not active for {families} in this namespace (no rule uses it): \
+             switched on by nf_tables table {table} ({who})"
+        )
+    };
+    let failed = |error| Error::failed(format_args!("creating nf_tables table {table}"), error, "");
     match Table::create(family, true) {
-        Ok(table) => Ok(Activated {
-            rung: "nft-owned",
-            log_line: format!("{begin} (owned: the kernel removes it when this process ends)"),
-            undo: vec![Undo::Table(table)],
-            state: None,
-        }),
-        // A kernel before 5.12 does not know the owner flag.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
-            let state = write_down(&[Leftover::NftTable(family)])?;
-            match Table::create(family, false) {
-                Ok(table) => Ok(Activated {
-                    rung: "nft",
-                    log_line: format!(
-                        "{begin} (removed at the end; after a kill -9, by the next start)"
-                    ),
-                    undo: vec![Undo::Table(table)],
-                    state: Some(state),
-                }),
-                Err(error) => {
-                    let _ = state.clear(); // nothing was made
-                    Err(Error::failed(doing(), error, ""))
-                }
-            }
+        Ok(table) => {
+            let who = "owned: the kernel removes it when this process ends";
+            return Ok(Activated::new(
+                "nft-owned",
+                log_line(who),
+                vec![Undo::Table(table)],
+                None,
+            ));
         }
-        Err(error) => Err(Error::failed(doing(), error, "")),
+        // A kernel before 5.12 does not know the owner flag.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let state = write_down(&[Leftover::NftTable(family)])?;
+    match Table::create(family, false) {
+        Ok(table) => Ok(Activated::new(
+            "nft",
+            log_line(LATER),
+            vec![Undo::Table(table)],
+            Some(state),
+        )),
+        Err(error) => {
+            let _ = state.clear(); // nothing was made
+            Err(failed(error))
+        }
     }
 }
 
@@ -191,21 +194,15 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
         .map(|(_, ipv6)| Chain::place(ipv6))
         .collect::<Result<Vec<Chain>>>()?;
     let leftovers: Vec<Leftover> = chains.iter().cloned().map(Leftover::LegacyChain).collect();
-    let mut activated = Activated {
-        rung: "legacy",
-        log_line: format!(
-            "conntrack was not active for {families} in this namespace: switched on by chain {} in legacy table {} \
-             (removed at the end; after a kill -9, by the next start)",
-            super::legacy::CHAIN,
-            chains
-                .iter()
-                .map(|chain| chain.table.as_str())
-                .collect::<Vec<_>>()
-                .join(" and ")
-        ),
-        undo: Vec::new(),
-        state: Some(write_down(&leftovers)?),
-    };
+    let tables: Vec<&str> = chains.iter().map(|chain| chain.table.as_str()).collect();
+    let log_line = format!(
+        "conntrack was not active for {families} in this namespace (no rule uses it): \
+         switched on by chain {} in legacy table {} ({LATER})",
+        super::legacy::CHAIN,
+        tables.join(" and ")
+    );
+    let state = write_down(&leftovers)?;
+    let mut activated = Activated::new("legacy", log_line, Vec::new(), Some(state));
     for chain in chains {
         match chain.create() {
             Ok(()) => activated.undo.push(Undo::Chain(chain)),
@@ -227,7 +224,25 @@ fn write_down(leftovers: &[Leftover]) -> Result<StateFile> {
     Ok(state)
 }
 
+/// What the log says of a rung that the kernel does not undo by itself.
+const LATER: &str = "removed at the end; after a kill -9, by the next start";
+
 impl Activated {
+    fn new(
+        rung: &'static str,
+        log_line: String,
+        undo: Vec<Undo>,
+        state: Option<StateFile>,
+    ) -> Self {
+        Activated {
+            rung,
+            log_line,
+            left_idle: Idle::default(),
+            undo,
+            state,
+        }
+    }
+
     /// Gives back what was switched on. Called at the end; what fails is tried by the next start.
     pub fn release(&mut self) -> Result<()> {
         let mut first_error = None;

@@ -2,13 +2,18 @@
 //! at hand. Nothing jumps to the chain; that its one rule refers to conntrack is enough.
 
 use crate::error::{Error, Result};
-use std::fs;
+use crate::sys::xtables;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The name of our chain.
 pub const CHAIN: &str = "CONNTRACKER";
+
+/// What is in it: it refers to conntrack, and has no target.
+const RULE: [&str; 4] = ["-m", "conntrack", "--ctstate", "INVALID"];
+
+const TABLES: [&str; 5] = ["raw", "mangle", "filter", "nat", "security"];
 
 /// Where the program may be; what the environment's PATH says does not matter to a root process.
 const FOLDERS: [&str; 6] = [
@@ -23,8 +28,10 @@ const FOLDERS: [&str; 6] = [
 /// A chain of ours, or the place for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The iptables program, IPv4 or IPv6.
+    /// The iptables program of its family.
     pub program: PathBuf,
+    /// IPv6 rather than IPv4.
+    pub ipv6: bool,
     /// The table that the chain is in.
     pub table: String,
 }
@@ -33,13 +40,10 @@ impl Chain {
     /// Finds the program, and a table that is loaded already where there is one: asking for another
     /// would load it for good.
     pub fn place(ipv6: bool) -> Result<Chain> {
-        let (names, listing) = if ipv6 {
-            (
-                ["ip6tables-legacy", "ip6tables"],
-                "/proc/net/ip6_tables_names",
-            )
+        let names = if ipv6 {
+            ["ip6tables-legacy", "ip6tables"]
         } else {
-            (["iptables-legacy", "iptables"], "/proc/net/ip_tables_names")
+            ["iptables-legacy", "iptables"]
         };
         let program = names
             .iter()
@@ -51,34 +55,63 @@ impl Chain {
                     "install iptables, or use --activate off",
                 )
             })?;
-        let loaded = fs::read_to_string(listing).unwrap_or_default();
-        let known = |name: &&str| ["raw", "mangle", "filter", "nat", "security"].contains(name);
-        let table = loaded.lines().find(known).unwrap_or("raw").to_owned();
-        Ok(Chain { program, table })
+        let known = |name: &String| TABLES.contains(&name.as_str());
+        let table = xtables::loaded_tables(ipv6).into_iter().find(known);
+        Ok(Chain {
+            program,
+            ipv6,
+            table: table.unwrap_or_else(|| "raw".to_owned()),
+        })
+    }
+
+    /// The chain of an earlier run, as that wrote it down; `None` where it cannot have been ours.
+    pub fn recorded(ipv6: bool, table: &str, program: &str) -> Option<Chain> {
+        let table = TABLES.iter().find(|known| **known == table)?;
+        FOLDERS
+            .iter()
+            .find(|folder| Path::new(program).parent() == Some(Path::new(folder)))?;
+        Some(Chain {
+            program: program.into(),
+            ipv6,
+            table: (*table).to_owned(),
+        })
     }
 
     /// Makes the chain and its rule.
     pub fn create(&self) -> Result<()> {
         self.run(&["-N", CHAIN])?;
-        self.run(&["-A", CHAIN, "-m", "conntrack", "--ctstate", "INVALID"])
+        self.run(&[&["-A", CHAIN], &RULE[..]].concat())
+            .map(drop)
             .inspect_err(|_| {
                 let _ = self.run(&["-X", CHAIN]); // the first error is the one to tell
             })
     }
 
-    /// Removes the chain; one that is not there is fine.
+    /// Removes the chain. One that is not there is fine; one that is not as we made it is
+    /// somebody else's by now, and stays.
     pub fn remove(&self) -> Result<()> {
-        if self.run(&["-F", CHAIN]).is_err() {
-            // Not there, or not reachable: removing it tells which.
-            return match self.run(&["-n", "-L", CHAIN]) {
-                Ok(()) => self.run(&["-X", CHAIN]),
-                Err(_) => Ok(()),
-            };
+        if !xtables::loaded_tables(self.ipv6).contains(&self.table) {
+            return Ok(()); // asking for it would load it
         }
-        self.run(&["-X", CHAIN])
+        let Ok(listing) = self.run(&["-S", CHAIN]) else {
+            return Ok(());
+        };
+        let rule = format!("-A {CHAIN} {}", RULE.join(" "));
+        let mut lines = listing.lines().map(str::trim);
+        let ours = lines.next() == Some(&format!("-N {CHAIN}")) && lines.all(|line| line == rule);
+        if !ours {
+            let what = format!("removing chain {CHAIN} from legacy table {}", self.table);
+            return Err(Error::failed(
+                what,
+                "somebody changed it",
+                "it is left as it is",
+            ));
+        }
+        self.run(&["-F", CHAIN])?;
+        self.run(&["-X", CHAIN]).map(drop)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<()> {
+    fn run(&self, arguments: &[&str]) -> Result<String> {
         let doing = || {
             format!(
                 "running {} -w -t {} {}",
@@ -96,7 +129,7 @@ impl Chain {
             .output()
             .map_err(|error| Error::failed(doing(), error, ""))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let first_line = said

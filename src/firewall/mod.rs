@@ -3,5 +3,5 @@
 pub mod activation;
 pub mod legacy;
 pub mod nft;
-pub mod probe;
 pub mod state;
+pub mod usage;

@@ -1,8 +1,12 @@
 //! What a `kill -9` would leave behind, written down before it is made, so that the next start can
 //! remove it: one small file under /run for each network namespace, gone while there is nothing.
 //! What the kernel removes by itself (an owned table) is not in it.
+//!
+//! A namespace is named by its inode, which another may have later, also after a reboot: so the
+//! file says which boot it is from, and what it names is removed only where it is as we made it.
 
 use super::legacy::Chain;
+use crate::sys::machine;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -39,7 +43,15 @@ impl StateFile {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&self.path);
         match file.and_then(io::read_to_string) {
-            Ok(text) => Ok(text.lines().filter_map(parse).collect()),
+            Ok(text) => {
+                let mut lines = text.lines();
+                let this_boot = lines.next().is_some_and(|boot| boot == boot_id());
+                Ok(if this_boot {
+                    lines.filter_map(parse).collect()
+                } else {
+                    Vec::new()
+                })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -55,6 +67,7 @@ impl StateFile {
             .mode(0o600)
             .custom_flags(flags)
             .open(&self.path)?;
+        writeln!(file, "{}", boot_id())?;
         for leftover in leftovers {
             writeln!(file, "{}", line(leftover))?;
         }
@@ -70,24 +83,30 @@ impl StateFile {
     }
 }
 
+fn boot_id() -> String {
+    machine::sysctl("kernel.random.boot_id").unwrap_or_default()
+}
+
 fn line(leftover: &Leftover) -> String {
     match leftover {
         Leftover::NftTable(family) => format!("nft-table {family}"),
         Leftover::LegacyChain(chain) => {
-            format!("legacy-chain {} {}", chain.table, chain.program.display())
+            let family = if chain.ipv6 { "ipv6" } else { "ipv4" };
+            format!(
+                "legacy-chain {family} {} {}",
+                chain.table,
+                chain.program.display()
+            )
         }
     }
 }
 
 fn parse(line: &str) -> Option<Leftover> {
-    match line.split_once(' ')? {
-        ("nft-table", family) => Some(Leftover::NftTable(family.parse().ok()?)),
-        ("legacy-chain", chain) => {
-            let (table, program) = chain.split_once(' ')?;
-            Some(Leftover::LegacyChain(Chain {
-                program: program.into(),
-                table: table.to_owned(),
-            }))
+    let mut words = line.splitn(4, ' ');
+    match (words.next()?, words.next()?, words.next(), words.next()) {
+        ("nft-table", family, None, None) => Some(Leftover::NftTable(family.parse().ok()?)),
+        ("legacy-chain", family, Some(table), Some(program)) => {
+            Chain::recorded(family == "ipv6", table, program).map(Leftover::LegacyChain)
         }
         _ => None,
     }
@@ -101,11 +120,23 @@ mod tests {
     fn what_is_written_down_can_be_read() {
         let chain = Chain {
             program: "/usr/sbin/ip6tables-legacy".into(),
+            ipv6: true,
             table: "raw".to_owned(),
         };
         for leftover in [Leftover::NftTable(10), Leftover::LegacyChain(chain)] {
             assert_eq!(parse(&line(&leftover)), Some(leftover));
         }
-        assert_eq!(parse("something else"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_ours_is_not_run() {
+        for line in [
+            "something else",
+            "nft-table x",
+            "legacy-chain ipv4 raw /tmp/evil",
+            "legacy-chain ipv4 none /sbin/iptables",
+        ] {
+            assert_eq!(parse(line), None, "{line}");
+        }
     }
 }

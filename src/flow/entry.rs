@@ -138,8 +138,10 @@ impl Flow {
         }
     }
 
+    /// The kernel stamps the event a little before the entry: nobody sees a flow before it began.
     pub(super) fn set_start(&mut self, start_ns: u64) {
         self.start_ns = start_ns;
+        self.first_ns = self.first_ns.max(start_ns);
         self.set(FLAG_START_KNOWN, true);
     }
 

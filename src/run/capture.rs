@@ -21,7 +21,7 @@ use super::status::{Status, StatusLine};
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::event::DumpPass;
-use crate::firewall::activation::{self, Activated};
+use crate::firewall::activation::{self, Activated, Idle};
 use crate::flow::table::Table;
 use crate::limits::COALESCE;
 use crate::report;
@@ -59,6 +59,7 @@ pub fn run(options: &Options) -> Result<u8> {
     session.source.join()?;
     let mut activated = activation::activate(options.activation, idle)?;
     session.rungs.activation = activated.rung;
+    session.left_idle = activated.left_idle;
     say(
         &destination,
         "Foreground mode...<Ctrl-C> or or SIG_TERM to end it.",
@@ -75,6 +76,9 @@ pub fn run(options: &Options) -> Result<u8> {
     released.map(|()| exit_status)
 }
 
+const WENT_IDLE: &str =
+    "the rules that used conntrack went away during the capture: flows after that were not tracked";
+
 struct Session<'a> {
     options: &'a Options,
     signals: &'a Signals,
@@ -87,6 +91,9 @@ struct Session<'a> {
     ended: Duration,
     allocations: u64,
     loss_logged: bool,
+    /// What was left without conntrack at the start, and whether more was at the end.
+    left_idle: Idle,
+    went_idle: bool,
 }
 
 impl<'a> Session<'a> {
@@ -132,6 +139,8 @@ impl<'a> Session<'a> {
             ended: now,
             allocations: 0,
             loss_logged: false,
+            left_idle: Idle::default(),
+            went_idle: false,
         })
     }
 
@@ -181,6 +190,7 @@ impl<'a> Session<'a> {
         self.status.clear();
         self.finish()?;
         self.allocations = alloc::count() - allocations_before;
+        self.went_idle = activation::idle(self.options.filter.ipv6).is_beyond(self.left_idle);
         Ok(())
     }
 
@@ -298,7 +308,7 @@ impl<'a> Session<'a> {
             flows: pipeline.table.len(),
             duration: self.ended - self.began,
             allocations: self.allocations,
-            blind: blind(),
+            blind: blind().or(self.went_idle.then_some(WENT_IDLE)),
         };
         write_report(
             &pipeline.table,

@@ -89,9 +89,8 @@ impl Destination {
             name: name.to_owned(),
             shown,
         };
-        // Creating, and dropping, the file beside it shows that the folder takes it.
         destination
-            .create_beside()
+            .try_folder()
             .map_err(|error| Error::failed(destination.doing(), error, advice))?;
         Ok(destination)
     }
@@ -151,6 +150,22 @@ impl Destination {
     /// "writing the report to ...", for errors.
     pub fn doing(&self) -> String {
         format!("writing the report to {}", self.shown())
+    }
+
+    /// Shows that the folder takes files: with one that has no name and leaves no trace, or, where
+    /// the file system has no such files, with the one that the report would be written to.
+    fn try_folder(&self) -> io::Result<()> {
+        let Destination::File { folder, .. } = self else {
+            return Ok(());
+        };
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match openat(folder, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(_) => Ok(()),
+            Err(
+                rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT,
+            ) => self.create_beside().map(drop),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn create_beside(&self) -> io::Result<(File, Beside<'_>)> {

@@ -12,13 +12,22 @@ use crate::limits::{
 };
 use crate::sys::netlink::{Batch, DropCounter, Socket};
 use crate::sys::{clock, machine};
-use crate::wire::kernel::{AF_INET, AF_INET6, NFNLGRP_CONNTRACK_DESTROY, NFNLGRP_CONNTRACK_NEW};
+use crate::wire::kernel::{
+    AF_INET, AF_INET6, NFNLGRP_CONNTRACK_DESTROY, NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE,
+};
 use crate::wire::socket_filter;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// NEW and DESTROY say all that a report needs; a TCP flow makes five UPDATEs, which nothing asks for.
+/// NEW and DESTROY say all that a report needs; a TCP flow makes five UPDATEs on top of them.
 const GROUPS: [u32; 2] = [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_DESTROY];
+
+/// Other namespaces are not dumped, so that a flow there was answered is only said by an UPDATE.
+const GROUPS_ALL_NETNS: [u32; 3] = [
+    NFNLGRP_CONNTRACK_NEW,
+    NFNLGRP_CONNTRACK_UPDATE,
+    NFNLGRP_CONNTRACK_DESTROY,
+];
 
 /// Where inputs go: into the pipeline, and into a recording where one was asked for.
 #[derive(Debug)]
@@ -60,6 +69,7 @@ pub struct EventSource {
     socket: Socket,
     batch: Batch,
     drops: Option<DropCounter>,
+    groups: &'static [u32],
     /// Receive buffer as the kernel set it.
     pub buffer_bytes: u32,
     /// Whether the limit for users was in its way.
@@ -95,11 +105,17 @@ impl EventSource {
         }
         filter_in_kernel(&socket, &options.filter);
         let drops = DropCounter::open(&socket).ok();
+        let groups: &[u32] = if options.all_netns {
+            &GROUPS_ALL_NETNS
+        } else {
+            &GROUPS
+        };
         let batch = Batch::new(BATCH_DATAGRAMS, EVENT_DATAGRAM_LEN);
         Ok(EventSource {
             socket,
             batch,
             drops,
+            groups,
             buffer_bytes,
             buffer_limited,
         })
@@ -112,8 +128,8 @@ impl EventSource {
 
     /// Begins to hear events.
     pub fn join(&self) -> Result<()> {
-        for group in GROUPS {
-            self.socket.join(group).map_err(|error| {
+        for group in self.groups {
+            self.socket.join(*group).map_err(|error| {
                 Error::failed(
                     "joining the conntrack events",
                     error,
@@ -126,8 +142,8 @@ impl EventSource {
 
     /// Hears no more; what is queued stays.
     pub fn leave(&self) {
-        for group in GROUPS {
-            let _ = self.socket.leave(group); // a group that was joined can be left
+        for group in self.groups {
+            let _ = self.socket.leave(*group); // a group that was joined can be left
         }
     }
 

@@ -57,13 +57,13 @@ impl StatusLine {
         let mut line = Cursor::new([0u8; 200]); // on the stack: capturing allocates nothing
         let _ = write!(
             line,
-            "\r\x1b[K{} s, {} flows, {rate:.0} events/s, {} lost",
+            "\r\x1b[K{} s, {} flows, {rate} events/s, {} lost",
             status.elapsed.as_secs(),
             status.flows,
             status.lost
         );
         if let Some(left) = status.left {
-            let _ = write!(line, ", {} s left", left.as_secs_f64().ceil());
+            let _ = write!(line, ", {} s left", left.as_millis().div_ceil(1000));
         }
         let len = line.position() as usize;
         let _ = io::stderr().write_all(&line.get_ref()[..len]);

@@ -4,7 +4,7 @@
 pub mod alloc;
 pub mod clock;
 pub mod instance;
-pub mod loopback;
 pub mod machine;
 pub mod netlink;
 pub mod signal;
+pub mod xtables;

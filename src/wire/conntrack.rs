@@ -224,35 +224,6 @@ pub fn dump_request(family: u8, sequence: u32) -> Request {
     Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, family)
 }
 
-/// A request to remove one entry: the one with this original tuple, ports and all, and this id.
-pub fn delete_request(original: &Tuple, id: u32, sequence: u32) -> Request {
-    let kind = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_DELETE;
-    let (family, len) = if original.ipv6 {
-        (AF_INET6, 16)
-    } else {
-        (AF_INET, 4)
-    };
-    let (src, dst) = if original.ipv6 {
-        (CTA_IP_V6_SRC, CTA_IP_V6_DST)
-    } else {
-        (CTA_IP_V4_SRC, CTA_IP_V4_DST)
-    };
-    let mut request = Request::new(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, family);
-    request.nest(CTA_TUPLE_ORIG, |tuple| {
-        tuple.nest(CTA_TUPLE_IP, |ip| {
-            ip.put(src, original.src.get(..len).unwrap_or_default());
-            ip.put(dst, original.dst.get(..len).unwrap_or_default());
-        });
-        tuple.nest(CTA_TUPLE_PROTO, |proto| {
-            proto.put(CTA_PROTO_NUM, &[original.proto]);
-            proto.put(CTA_PROTO_SRC_PORT, &original.sport.to_be_bytes());
-            proto.put(CTA_PROTO_DST_PORT, &original.dport.to_be_bytes());
-        });
-    });
-    request.put_be32(CTA_ID, id);
-    request
-}
-
 /// CTA_TUPLE_*: addresses, protocol, and a zone that holds for this direction only.
 fn tuple(payload: &[u8], entry: &mut Entry, direction: ZoneDirection) -> Result<Tuple, Rejected> {
     let mut tuple = Tuple::default();

@@ -107,6 +107,7 @@ pub const NFT_MSG_NEWTABLE: u16 = 0;
 pub const NFT_MSG_DELTABLE: u16 = 2;
 pub const NFT_MSG_NEWCHAIN: u16 = 3;
 pub const NFT_MSG_NEWRULE: u16 = 6;
+pub const NFT_MSG_GETRULE: u16 = 7;
 
 // nf_tables attributes, each enum in its own order
 pub const NFTA_LIST_ELEM: u16 = 1;
@@ -120,6 +121,7 @@ pub const NFTA_RULE_CHAIN: u16 = 2;
 pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub const NFTA_EXPR_NAME: u16 = 1;
 pub const NFTA_EXPR_DATA: u16 = 2;
+pub const NFTA_MATCH_NAME: u16 = 1;
 pub const NFTA_CT_DREG: u16 = 1;
 pub const NFTA_CT_KEY: u16 = 2;
 pub const NFT_CT_STATE: u32 = 0;

@@ -19,3 +19,4 @@ pub mod message;
 pub mod nftables;
 pub mod request;
 pub mod socket_filter;
+pub mod xtables;

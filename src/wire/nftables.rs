@@ -4,6 +4,7 @@
 //! A change is one batch: BATCH_BEGIN, the objects, BATCH_END; the kernel applies all of it or
 //! nothing. Every number in nf_tables attributes is big-endian, strings end with a NUL.
 
+use super::attr::Attributes;
 use super::kernel::*;
 use super::request::Request;
 
@@ -111,6 +112,48 @@ pub fn ct_state(expressions: &mut Request) {
     });
 }
 
+/// A request for all rules of all families.
+pub fn rules_request(sequence: u32) -> Request {
+    let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETRULE;
+    Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, AF_UNSPEC)
+}
+
+/// Whether a rule (the attributes of an NFT_MSG_NEWRULE message) has an expression whose name is
+/// `wanted`, or an xt match or target whose name is `wanted_extension`.
+pub fn has_expression(
+    rule: Attributes<'_>,
+    wanted: impl Fn(&[u8]) -> bool,
+    wanted_extension: impl Fn(&[u8]) -> bool,
+) -> bool {
+    let expressions = of_kind(rule, NFTA_RULE_EXPRESSIONS).flat_map(Attributes::new);
+    expressions.filter_map(Result::ok).any(|(_, expression)| {
+        let attributes = Attributes::new(expression);
+        let Some(name) = of_kind(attributes, NFTA_EXPR_NAME).next().map(without_nul) else {
+            return false;
+        };
+        if !matches!(name, b"match" | b"target") {
+            return wanted(name);
+        }
+        // NFTA_MATCH_NAME and NFTA_TARGET_NAME are the same number.
+        let data = of_kind(attributes, NFTA_EXPR_DATA).flat_map(Attributes::new);
+        let mut names = data
+            .filter_map(Result::ok)
+            .filter(|(kind, _)| *kind == NFTA_MATCH_NAME);
+        names.any(|(_, name)| wanted_extension(without_nul(name)))
+    })
+}
+
+fn of_kind(attributes: Attributes<'_>, wanted: u16) -> impl Iterator<Item = &[u8]> {
+    attributes
+        .map_while(Result::ok)
+        .filter(move |(kind, _)| *kind == wanted)
+        .map(|(_, payload)| payload)
+}
+
+fn without_nul(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::message::Messages;
@@ -128,5 +171,29 @@ mod tests {
             .collect();
         assert_eq!(kinds, [0x10, 0x0a00, 0x0a03, 0x0a06, 0x11]);
         assert_eq!(acknowledged, 3);
+    }
+
+    #[test]
+    fn expressions_are_found_by_name_and_extensions_by_theirs() {
+        let mut request = Request::new(0, 0, 0, 0);
+        request.nest(NFTA_RULE_EXPRESSIONS, |expressions| {
+            ct_state(expressions);
+            expressions.nest(NFTA_LIST_ELEM, |element| {
+                element.put_str(NFTA_EXPR_NAME, "match");
+                element.nest(NFTA_EXPR_DATA, |data| {
+                    data.put_str(NFTA_MATCH_NAME, "connmark")
+                });
+            });
+        });
+        let has = |expression: &str, extension: &str| {
+            let rule = Attributes::new(&request.bytes()[20..]);
+            has_expression(
+                rule,
+                |name| name == expression.as_bytes(),
+                |name| name == extension.as_bytes(),
+            )
+        };
+        assert!(has("ct", "") && has("", "connmark"));
+        assert!(!has("connmark", "ct") && !has("match", "match"));
     }
 }
