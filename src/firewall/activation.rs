@@ -34,6 +34,8 @@ pub struct Activated {
     pub log_line: String,
     /// The families that conntrack stays idle for.
     pub left_idle: Idle,
+    /// Why flows may exist that nobody tracks, if so.
+    pub blind: Option<&'static str>,
     undo: Vec<Undo>,
     state: Option<StateFile>,
 }
@@ -113,13 +115,25 @@ pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
             Err(error) => refusals.push(error.to_string()),
         }
     }
-    let advice =
-        "--activate off captures without; then nothing is tracked until a rule uses conntrack";
-    Err(Error::failed(
-        format_args!("switching conntrack on for {families}"),
-        refusals.join("; "),
-        advice,
-    ))
+    let refusals = refusals.join("; ");
+    if how != Activation::Auto {
+        let doing = format!("switching conntrack on for {families}");
+        return Err(Error::failed(
+            doing,
+            refusals,
+            "--activate off captures without",
+        ));
+    }
+    // What is not a rule may use conntrack: a capture that might see something beats none.
+    let line = format!(
+        "conntrack may not be active for {families}, and could not be switched on: {refusals}"
+    );
+    let mut none = Activated::new("none", line, Vec::new(), None);
+    none.left_idle = idle;
+    none.blind = Some(
+        "conntrack could not be switched on: flows are seen only where something else uses it",
+    );
+    Ok(none)
 }
 
 impl Idle {
@@ -194,7 +208,11 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
         .map(|(_, ipv6)| Chain::place(ipv6))
         .collect::<Result<Vec<Chain>>>()?;
     let leftovers: Vec<Leftover> = chains.iter().cloned().map(Leftover::LegacyChain).collect();
-    let tables: Vec<&str> = chains.iter().map(|chain| chain.table.as_str()).collect();
+    let family = |chain: &Chain| if chain.ipv6 { "IPv6" } else { "IPv4" };
+    let tables: Vec<String> = chains
+        .iter()
+        .map(|chain| format!("{} {}", family(chain), chain.table))
+        .collect();
     let log_line = format!(
         "conntrack was not active for {families} in this namespace (no rule uses it): \
          switched on by chain {} in legacy table {} ({LATER})",
@@ -238,6 +256,7 @@ impl Activated {
             rung,
             log_line,
             left_idle: Idle::default(),
+            blind: None,
             undo,
             state,
         }

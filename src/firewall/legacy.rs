@@ -136,8 +136,7 @@ impl Chain {
             .lines()
             .next()
             .unwrap_or("no message")
-            .escape_default()
-            .to_string();
+            .replace(char::is_control, "?");
         Err(Error::failed(doing(), first_line, ""))
     }
 }

@@ -60,6 +60,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut activated = activation::activate(options.activation, idle)?;
     session.rungs.activation = activated.rung;
     session.left_idle = activated.left_idle;
+    session.blind = activated.blind.or(events_are_off());
     say(
         &destination,
         "Foreground mode...<Ctrl-C> or or SIG_TERM to end it.",
@@ -91,9 +92,10 @@ struct Session<'a> {
     ended: Duration,
     allocations: u64,
     loss_logged: bool,
-    /// What was left without conntrack at the start, and whether more was at the end.
+    /// What was left without conntrack at the start.
     left_idle: Idle,
-    went_idle: bool,
+    /// Why flows may have passed that could not be seen, if so.
+    blind: Option<&'static str>,
 }
 
 impl<'a> Session<'a> {
@@ -140,7 +142,7 @@ impl<'a> Session<'a> {
             allocations: 0,
             loss_logged: false,
             left_idle: Idle::default(),
-            went_idle: false,
+            blind: None,
         })
     }
 
@@ -165,7 +167,7 @@ impl<'a> Session<'a> {
                 "other namespaces: only flows that begin or end now; the table dumped is our own"
             ));
         }
-        if let Some(blind) = blind() {
+        if let Some(blind) = self.blind {
             log::line(format_args!("{blind}"));
         }
         log::line(format_args!("capturing"));
@@ -190,7 +192,9 @@ impl<'a> Session<'a> {
         self.status.clear();
         self.finish()?;
         self.allocations = alloc::count() - allocations_before;
-        self.went_idle = activation::idle(self.options.filter.ipv6).is_beyond(self.left_idle);
+        if activation::idle(self.options.filter.ipv6).is_beyond(self.left_idle) {
+            self.blind = self.blind.or(Some(WENT_IDLE));
+        }
         Ok(())
     }
 
@@ -308,7 +312,7 @@ impl<'a> Session<'a> {
             flows: pipeline.table.len(),
             duration: self.ended - self.began,
             allocations: self.allocations,
-            blind: blind().or(self.went_idle.then_some(WENT_IDLE)),
+            blind: self.blind,
         };
         write_report(
             &pipeline.table,
@@ -385,7 +389,7 @@ fn only_instance() -> Result<Option<Instance>> {
 }
 
 /// Why flows between the dumps cannot be seen, if so.
-fn blind() -> Option<&'static str> {
+fn events_are_off() -> Option<&'static str> {
     let off =
         machine::sysctl("net.netfilter.nf_conntrack_events").is_some_and(|value| value == "0");
     off.then_some("conntrack events are off (net.netfilter.nf_conntrack_events=0): only flows that a dump found are seen")
