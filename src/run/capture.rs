@@ -23,7 +23,7 @@ use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::event::DumpPass;
 use crate::firewall::activation::{self, Activated, Idle};
 use crate::flow::table::Table;
-use crate::limits::COALESCE;
+use crate::limits::{BYTES_PER_FLOW, COALESCE};
 use crate::report;
 use crate::report::summary::{Rungs, Summary};
 use crate::sys::instance::{self, Instance};
@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
             .ipv6
             .map_or(AF_UNSPEC, |ipv6| if ipv6 { AF_INET6 } else { AF_INET });
         let dumper = Dumper::open(family)?;
-        let table = Table::new(options.capacity, random_seed()?);
+        let table = new_table(options.capacity)?;
         let recorder = options
             .record
             .as_deref()
@@ -395,20 +395,32 @@ fn events_are_off() -> Option<&'static str> {
     off.then_some("conntrack events are off (net.netfilter.nf_conntrack_events=0): only flows that a dump found are seen")
 }
 
-/// A seed for the table's hash.
-pub(super) fn random_seed() -> Result<[u64; 2]> {
-    let mut bytes = [0u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
-        |errno| {
-            Error::failed(
-                "asking the kernel for random numbers",
-                io::Error::from(errno),
-                "",
-            )
-        },
-    )?;
-    let value = u128::from_ne_bytes(bytes);
-    Ok([value as u64, (value >> 64) as u64])
+/// An empty table; one that the machine cannot hold is refused before it is used up.
+pub(super) fn new_table(capacity: u32) -> Result<Table> {
+    let needed = u64::from(capacity) * BYTES_PER_FLOW as u64;
+    let memory = machine::memory_bytes();
+    if needed > memory {
+        let cause = format!(
+            "it needs {} MiB and the machine has {}",
+            needed >> 20,
+            memory >> 20
+        );
+        return Err(Error::failed(
+            "making the flow table",
+            cause,
+            "see --capacity",
+        ));
+    }
+    let mut seed = [0u8; 16];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(|errno| {
+        Error::failed(
+            "asking the kernel for random numbers",
+            io::Error::from(errno),
+            "",
+        )
+    })?;
+    let seed = u128::from_ne_bytes(seed);
+    Ok(Table::new(capacity, [seed as u64, (seed >> 64) as u64]))
 }
 
 fn waiting(error: io::Error) -> Error {

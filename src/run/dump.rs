@@ -72,13 +72,9 @@ impl Resync {
 impl Dumper {
     /// Opens the socket. `family` limits the dumps to AF_INET or AF_INET6; AF_UNSPEC is both.
     pub fn open(family: u8) -> Result<Dumper> {
-        let socket = Socket::open()
-            .map_err(|error| Error::failed("opening a netlink socket for dumps", error, ""))?;
-        socket.explain_errors();
-        let batch = Batch::new(1, DUMP_DATAGRAM_LEN);
         Ok(Dumper {
-            socket,
-            batch,
+            socket: open_socket()?,
+            batch: Batch::new(1, DUMP_DATAGRAM_LEN),
             request: dump_request(family, 1),
             going: None,
             resync: Resync::new(),
@@ -167,6 +163,7 @@ impl Dumper {
     /// A capture that cannot read the table at all does not start; later, a failure is counted.
     fn failed(&mut self, intake: &mut Intake<'_>, pass: DumpPass, errno: i32) -> Result<()> {
         self.going = None;
+        self.socket = open_socket()?; // what may still come of this dump goes with the old one
         intake.take(clock::realtime_ns(), What::DumpFailed);
         match pass {
             DumpPass::Initial => Err(Error::failed(
@@ -177,6 +174,13 @@ impl Dumper {
             DumpPass::Resync | DumpPass::Final => Ok(()),
         }
     }
+}
+
+fn open_socket() -> Result<Socket> {
+    let socket = Socket::open()
+        .map_err(|error| Error::failed("opening a netlink socket for dumps", error, ""))?;
+    socket.explain_errors();
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The same report from a recorded file: no kernel, no root.
 
-use super::capture::{random_seed, write_report};
+use super::capture::{new_table, write_report};
 use super::follow::Follow;
 use super::input::What;
 use super::log;
@@ -9,7 +9,6 @@ use super::pipeline::Pipeline;
 use super::recording::Recording;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
-use crate::flow::table::Table;
 use crate::report::summary::{Rungs, Summary};
 use crate::sys::signal::Signals;
 use std::path::Path;
@@ -42,11 +41,7 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         )),
         false => None,
     };
-    let mut pipeline = Pipeline::new(
-        Table::new(options.capacity, random_seed()?),
-        options.filter.clone(),
-        follow,
-    );
+    let mut pipeline = Pipeline::new(new_table(options.capacity)?, options.filter.clone(), follow);
     let (mut first_ns, mut last_ns, mut finished) = (None, 0, false);
     loop {
         let input = match recording.read() {
