@@ -3,7 +3,10 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 
+import processes
 import tool as tool_module
 import witness
 from scenario import Scenario
@@ -192,6 +195,27 @@ class SecondInstance(Refusal):
         flow = self.traffic.udp(4)
         for tool in tools:
             self.assertEqual(self.stop_complete(tool).report().flows(), [flow])
+
+    HELD_BY_A_DEAD_PROCESS = """
+import os, socket, sys, time
+held = socket.socket(socket.AF_UNIX)
+held.bind("\\0conntracker")
+held.listen()
+if os.fork() == 0:  # keeps the socket, as a child does that has not come to its exec yet
+    print("held", flush=True)
+    time.sleep(0.4)
+    os._exit(0)
+os._exit(0)
+"""
+
+    def test_a_dead_one_is_waited_for(self):
+        with self.network.inside("router"):
+            holder = processes.start([sys.executable, "-c", self.HELD_BY_A_DEAD_PROCESS], stdout=subprocess.PIPE)
+        self.addCleanup(holder.stdout.close)
+        self.assertEqual(holder.stdout.readline(), b"held\n")
+        holder.wait()
+        tool = self.start("-o", "-", "--for", "0.1")
+        self.assertEqual(tool.wait(), 0, tool.errors())
 
 
 class BadRecording(Refusal):
