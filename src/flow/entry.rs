@@ -21,6 +21,7 @@ const FLAG_ZONE_NOT_REPLY: u16 = 1 << 7;
 const FLAG_ZONE_NOT_ORIGINAL: u16 = 1 << 8;
 const FLAG_DUMP_PARITY: u16 = 1 << 9;
 const FLAG_INDEXED: u16 = 1 << 10;
+const FLAG_AHEAD: u16 = 1 << 11;
 const NO_TCP_STATE: u8 = u8::MAX;
 
 /// How far a flow's life is known.
@@ -283,6 +284,15 @@ impl Flow {
 
     pub(super) fn set_indexed(&mut self, on: bool) {
         self.set(FLAG_INDEXED, on);
+    }
+
+    /// Whether only a dump has told of it so far, which may have been ahead of the events.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.flag(FLAG_AHEAD)
+    }
+
+    pub(super) fn set_ahead(&mut self, on: bool) {
+        self.set(FLAG_AHEAD, on);
     }
 
     pub(super) fn dump_parity(&self) -> bool {

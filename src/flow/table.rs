@@ -7,8 +7,10 @@
 //! (tuple, zone, namespace) together with the kernel's id: the same key with another id is another
 //! flow, and proves that the old one has ended.
 //!
-//! Dumps and events reach us over two sockets, so a dump may be behind the events: an entry that
-//! ended while the dump ran is not brought back by it. Each dump flips a parity; what was live and
+//! Dumps and events reach us over two sockets, and either may be ahead of the other. A dump may be
+//! behind the events: a flow that ended while the dump ran is not brought back by it, and one that
+//! began meanwhile is not replaced. Events may be behind a dump: what the dump brought is marked as
+//! ahead until an event is about it, and late events of the flow before it do not replace it. Each dump flips a parity; what was live and
 //! was neither dumped nor heard of meanwhile is gone, though nobody saw it go.
 
 use super::entry::{Flow, Life};
@@ -39,6 +41,18 @@ pub trait Observer {
 
 impl Observer for () {
     fn changed(&mut self, _: Change, _: &Flow) {}
+}
+
+/// What the index knows of the flow that an event is about.
+enum Known {
+    /// No flow with its key.
+    Nothing,
+    /// The flow with its key and its id.
+    Same(u32, Life),
+    /// Another flow that had the key before.
+    Older,
+    /// Another flow that has the key since: the event is late.
+    Newer,
 }
 
 pub(super) const NO_PLACE: u32 = u32::MAX;
@@ -120,7 +134,7 @@ impl Table {
             Kind::New => self.apply_new(event, counters, observer),
             Kind::Update => self.apply_update(event, counters, observer),
             Kind::Destroy => self.apply_destroy(event, counters, observer),
-            Kind::Dumped(pass) => self.apply_dumped(event, pass, counters, observer),
+            Kind::Dumped(_) => self.apply_dumped(event, counters, observer),
         }
     }
 
@@ -151,16 +165,27 @@ impl Table {
     }
 
     fn apply_new(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
-        let candidate = self.candidate(event, true);
-        if let Some(place) = self.same_flow(&candidate) {
+        let mut candidate = self.candidate(event);
+        if candidate.start_ns().is_none() {
+            candidate.set_start(event.at_ns);
+        }
+        match self.known(&candidate, event) {
             // A dump was ahead of this event.
-            let flow = &mut self.flows[place as usize];
-            if flow.start_ns().is_none() {
-                flow.set_start(event.at_ns);
+            Known::Same(place, Life::Live) if self.flow(place).is_ahead() => {
+                let flow = &mut self.flows[place as usize];
+                if flow.start_ns().is_none() {
+                    flow.set_start(event.at_ns);
+                }
+                self.refresh(place, event);
             }
-            self.refresh(place, event);
-        } else {
-            self.enter(candidate, event, Change::Started, counters, observer);
+            Known::Newer => {
+                candidate.end(None);
+                self.enter_past(candidate, event, counters, observer);
+            }
+            // The kernel gives an id again, with its memory: then it is the same id, another flow.
+            Known::Same(..) | Known::Older | Known::Nothing => {
+                self.enter(candidate, event, Change::Started, counters, observer);
+            }
         }
     }
 
@@ -170,10 +195,11 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let candidate = self.candidate(event, false);
-        match self.same_flow(&candidate) {
-            Some(place) => self.refresh(place, event),
-            None => self.enter(candidate, event, Change::Existing, counters, observer),
+        let candidate = self.candidate(event);
+        match self.known(&candidate, event) {
+            Known::Same(place, Life::Live) => self.refresh(place, event),
+            Known::Newer => counters.stale += 1,
+            _ => self.enter(candidate, event, Change::Existing, counters, observer),
         }
     }
 
@@ -183,85 +209,80 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let mut candidate = self.candidate(event, false);
-        if let Some(place) = self
-            .same_flow(&candidate)
-            .or_else(|| self.gone_flow(&candidate))
-        {
-            self.refresh(place, event);
-            self.end(place, Some(event.at_ns));
-            observer.changed(Change::Ended, &self.flows[place as usize]);
-            return;
-        }
-        candidate.end(Some(event.at_ns));
-        let newer_is_here = self
-            .find(&candidate.key(Side::Original))
-            .is_some_and(|(place, _)| {
-                let flow = &self.flows[place as usize];
-                flow.life() == Life::Live || flow.id() == candidate.id()
-            });
-        if newer_is_here {
-            counters.stale += 1;
-        } else {
-            self.enter(candidate, event, Change::Ended, counters, observer);
+        let mut candidate = self.candidate(event);
+        match self.known(&candidate, event) {
+            Known::Same(place, Life::Live | Life::Gone) => {
+                self.refresh(place, event);
+                self.end(place, Some(event.at_ns));
+                observer.changed(Change::Ended, &self.flows[place as usize]);
+            }
+            Known::Newer => counters.stale += 1,
+            Known::Same(_, Life::Ended) | Known::Older | Known::Nothing => {
+                candidate.end(Some(event.at_ns));
+                self.enter(candidate, event, Change::Ended, counters, observer);
+            }
         }
     }
 
     fn apply_dumped(
         &mut self,
         event: &Event,
-        pass: DumpPass,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let candidate = self.candidate(event, false);
-        if let Some(place) = self.same_flow(&candidate) {
-            self.refresh(place, event);
-        } else if self.ended_during_dump(&candidate) {
-            // The event of its end was ahead of the dump.
-        } else {
-            debug_assert_eq!(event.kind, Kind::Dumped(pass));
-            self.enter(candidate, event, Change::Existing, counters, observer);
+        let mut candidate = self.candidate(event);
+        candidate.set_ahead(true);
+        match self.known(&candidate, event) {
+            Known::Same(place, Life::Live) => self.refresh(place, event),
+            // Its end was ahead of the dump.
+            Known::Same(place, Life::Ended) if self.ended_since_dump(place) => {}
+            Known::Newer => {}
+            _ => self.enter(candidate, event, Change::Existing, counters, observer),
         }
     }
 
-    fn candidate(&self, event: &Event, starts: bool) -> Flow {
-        let mut flow = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
-        if starts && flow.start_ns().is_none() {
-            flow.set_start(event.at_ns);
+    fn candidate(&self, event: &Event) -> Flow {
+        Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns)
+    }
+
+    /// What the index has under the keys of an event's entry.
+    fn known(&self, candidate: &Flow, event: &Event) -> Known {
+        let [original, reply] =
+            [Side::Original, Side::Reply].map(|side| self.find(&candidate.key(side)));
+        if let Some((place, Side::Original)) = original {
+            let flow = &self.flows[place as usize];
+            if flow.id() == candidate.id() {
+                return Known::Same(place, flow.life());
+            }
         }
-        flow
-    }
-
-    /// The live flow with the same key and the same id.
-    fn same_flow(&self, candidate: &Flow) -> Option<u32> {
-        let (place, side) = self.find(&candidate.key(Side::Original))?;
-        let flow = &self.flows[place as usize];
-        let same =
-            side == Side::Original && flow.life() == Life::Live && flow.id() == candidate.id();
-        same.then_some(place)
-    }
-
-    /// The flow with the same key and id that a dump missed before the event of its end was read.
-    fn gone_flow(&self, candidate: &Flow) -> Option<u32> {
-        let (place, _) = self.find(&candidate.key(Side::Original))?;
-        let flow = &self.flows[place as usize];
-        (flow.life() == Life::Gone && flow.id() == candidate.id()).then_some(place)
-    }
-
-    fn ended_during_dump(&self, candidate: &Flow) -> bool {
-        self.find(&candidate.key(Side::Original))
-            .is_some_and(|(place, _)| {
+        // Events come in order, so only what a dump brought can be newer than what an event says;
+        // and a dump may be behind everything that was heard since it began.
+        let from_dump = matches!(event.kind, Kind::Dumped(_));
+        let is_newer = |found: Option<(u32, Side)>| {
+            found.is_some_and(|(place, _)| {
                 let flow = &self.flows[place as usize];
-                flow.id() == candidate.id()
-                    && flow.end_ns().is_some_and(|end| end >= self.dump_began_ns)
+                flow.first_seen_ns() >= self.dump_began_ns && (from_dump || flow.is_ahead())
             })
+        };
+        match (original, reply) {
+            (None, None) => Known::Nothing,
+            _ if is_newer(original) || is_newer(reply) => Known::Newer,
+            _ => Known::Older,
+        }
+    }
+
+    fn ended_since_dump(&self, place: u32) -> bool {
+        let end_ns = self.flows[place as usize].end_ns();
+        end_ns.is_some_and(|end_ns| end_ns >= self.dump_began_ns)
     }
 
     fn refresh(&mut self, place: u32, event: &Event) {
         let flow = &mut self.flows[place as usize];
         flow.refresh(&event.entry, event.at_ns);
         flow.set_dump_parity(self.dump_parity);
+        if !matches!(event.kind, Kind::Dumped(_)) {
+            flow.set_ahead(false);
+        }
     }
 
     /// Gives a flow that is not in the table its place, its share of a folded entry, or a refusal.
@@ -292,6 +313,22 @@ impl Table {
         let place = self.take_place(candidate);
         self.enter_index(place);
         observer.changed(change, &self.flows[place as usize]);
+    }
+
+    /// Gives a flow that is over already its place, without the index: its key is another's by now.
+    fn enter_past(
+        &mut self,
+        candidate: Flow,
+        event: &Event,
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
+        observer.changed(Change::Started, &candidate);
+        if self.used_count < self.capacity || self.make_room(counters) {
+            self.take_place(candidate);
+        } else {
+            refuse(event.kind, counters);
+        }
     }
 
     /// Counts the flow into the folded entry that stands for it, if there is one.

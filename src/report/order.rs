@@ -61,6 +61,7 @@ fn sorted(table: &Table, mut lines: Vec<u32>) -> impl Iterator<Item = (u32, Side
         let (a_flow, b_flow) = (table.flow(a_place), table.flow(b_place));
         compare(a_flow, a_side, b_flow, b_side)
             .then_with(|| a_flow.first_seen_ns().cmp(&b_flow.first_seen_ns()))
+            .then_with(|| a.cmp(b))
     });
     lines.into_iter().map(unpack)
 }
