@@ -26,17 +26,20 @@ impl Error {
             "" => format!("{doing}: {cause}"),
             advice => format!("{doing}: {cause} ({advice})"),
         };
-        Error {
-            message,
-            exit_status: EXIT_FAILED,
-        }
+        Error::new(message, EXIT_FAILED)
     }
 
     /// A mistake on the command line.
     pub fn usage(message: impl fmt::Display) -> Error {
+        Error::new(format!("{message} (try 'conntracker --help')"), EXIT_USAGE)
+    }
+
+    /// What somebody else chose, a file's name or an argument, may not steer a terminal.
+    fn new(message: String, exit_status: u8) -> Error {
+        let message = message.replace(char::is_control, "?");
         Error {
-            message: format!("{message} (try 'conntracker --help')"),
-            exit_status: EXIT_USAGE,
+            message,
+            exit_status,
         }
     }
 

@@ -169,6 +169,16 @@ fn wrong_values_are_refused_by_name() {
 }
 
 #[test]
+fn no_argument_steers_the_terminal() {
+    for argument in ["-\u{1b}", "--a\u{7}b", "stray\n", "--port=\u{9b}2J"] {
+        assert!(
+            !refused(&[argument]).contains(char::is_control),
+            "{argument:?}"
+        );
+    }
+}
+
+#[test]
 fn the_help_fits_one_screen_and_names_every_option() {
     assert!(HELP.lines().count() <= 40 && HELP.lines().all(|line| line.len() <= 100));
     for option in [

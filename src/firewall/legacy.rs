@@ -132,11 +132,7 @@ impl Chain {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let first_line = said
-            .lines()
-            .next()
-            .unwrap_or("no message")
-            .replace(char::is_control, "?");
+        let first_line = said.lines().next().unwrap_or("no message");
         Err(Error::failed(doing(), first_line, ""))
     }
 }

@@ -30,10 +30,9 @@ impl Default for Lines {
 impl Lines {
     /// Appends one line of a sorted report.
     pub fn report(&mut self, out: &mut Vec<u8>, flow: &Flow, side: Side) {
-        if self
-            .last
-            .is_some_and(|(last, last_side)| compare(&last, last_side, flow, side).is_eq())
-        {
+        let is_last = |(last, last_side)| compare(&last, last_side, flow, side).is_eq();
+        // Folded entries that differ in their zone only read alike, but for their counts.
+        if !flow.is_folded() && self.last.is_some_and(is_last) {
             return;
         }
         self.last = Some((*flow, side));

@@ -1,0 +1,5 @@
+//! What the fuzz targets and their seed maker share.
+
+pub mod capture;
+pub mod made;
+pub mod steps;

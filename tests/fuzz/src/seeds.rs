@@ -1,0 +1,188 @@
+//! Writes the seeds: seeds FIXTURES SEEDS makes a folder for each target in SEEDS.
+
+use conntracker::run::input::What;
+use conntracker::run::recording::Recording;
+use conntracker::wire::kernel::*;
+use conntracker::wire::nftables::ct_state;
+use conntracker::wire::request::Request;
+use conntracker_fuzz::{made, steps};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+fn main() -> io::Result<()> {
+    let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [fixtures, seeds] = paths.as_slice() else {
+        return Err(io::Error::other("usage: seeds FIXTURES SEEDS"));
+    };
+    for entry in fs::read_dir(fixtures)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "ctrecord") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let bytes = fs::read(&path)?;
+            write(seeds, "recording", &name, &bytes)?;
+            datagrams(seeds, &name, &bytes)?;
+        }
+    }
+    meetings(seeds)?;
+    rules(seeds)?;
+    command_lines(seeds)
+}
+
+fn write(seeds: &Path, target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = seeds.join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+/// A recording as a whole and each of its datagrams alone; of those of one length, few.
+fn datagrams(seeds: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    const ALIKE_MAX: usize = 3;
+    let unreadable = |error| io::Error::other(format!("{name}: {error}"));
+    let mut recording = Recording::new(bytes).map_err(unreadable)?;
+    let mut whole = vec![0];
+    let mut lens = Vec::new();
+    let mut clock = 0u8;
+    while let Some(input) = recording.read().map_err(unreadable)? {
+        clock = clock.saturating_add(1);
+        steps::append(&mut whole, &input, clock);
+        if let What::Events { bytes, .. } | What::Dump { bytes, .. } = input.what {
+            if lens.iter().filter(|len| **len == bytes.len()).count() < ALIKE_MAX {
+                let mut alone = vec![0];
+                steps::append(&mut alone, &input, clock);
+                write(seeds, "datagram", &format!("{name}-{}", lens.len()), &alone)?;
+                lens.push(bytes.len());
+            }
+        }
+    }
+    write(seeds, "datagram", name, &whole)
+}
+
+/// Flows that meet: more of one client's ports than a table holds; they end, and come again.
+fn meetings(seeds: &Path) -> io::Result<()> {
+    use made::kind::*;
+    for setup in 0..16 {
+        let ports = 20;
+        let mut seed = vec![setup];
+        for kind in [NEW, UPDATE, DUMPED, DESTROY, NEW] {
+            for sport in 0..ports {
+                steps::append_made(&mut seed, [kind, 0b1010, sport, 0, sport, 2, 7, 0], sport);
+            }
+        }
+        write(seeds, "datagram", &format!("made-{setup}"), &seed)?;
+    }
+    Ok(())
+}
+
+fn rules(seeds: &Path) -> io::Result<()> {
+    let mut rule = Request::new(0, 0, 0, 0);
+    rule.put_str(NFTA_RULE_TABLE, "t");
+    rule.nest(NFTA_RULE_EXPRESSIONS, |expressions| {
+        ct_state(expressions);
+        for (kind, name) in [("match", "conntrack"), ("target", "MASQUERADE")] {
+            expressions.nest(NFTA_LIST_ELEM, |element| {
+                element.put_str(NFTA_EXPR_NAME, kind);
+                element.nest(NFTA_EXPR_DATA, |data| data.put_str(NFTA_MATCH_NAME, name));
+            });
+        }
+    });
+    // The attributes stand behind struct nlmsghdr and struct nfgenmsg.
+    write(seeds, "rules", "nftables", &rule.bytes()[20..])?;
+    // Where struct ipt_entry and struct ip6t_entry have target_offset, and how long they are.
+    for (name, target_offset, len) in [("ipv4", 88, 112), ("ipv6", 140, 168)] {
+        let mut table = Vec::new();
+        for matches in [&[][..], &["conntrack"], &["tcp", "state"]] {
+            let mut entry = vec![0; len];
+            let mut extension = |name: &str| {
+                let at = entry.len();
+                entry.extend(40u16.to_ne_bytes());
+                entry.extend(name.as_bytes());
+                entry.resize(at + 40, 0);
+                at as u16
+            };
+            matches.iter().for_each(|name| {
+                extension(name);
+            });
+            let target = extension("MASQUERADE");
+            let next = entry.len() as u16;
+            entry[target_offset..][..2].copy_from_slice(&target.to_ne_bytes());
+            entry[target_offset + 2..][..2].copy_from_slice(&next.to_ne_bytes());
+            table.extend(entry);
+        }
+        write(seeds, "rules", name, &table)?;
+    }
+    Ok(())
+}
+
+/// Every option of the help, alone and with each value that some option takes.
+fn command_lines(seeds: &Path) -> io::Result<()> {
+    const VALUES: [&str; 12] = [
+        "-",
+        "text",
+        "json",
+        "legacy",
+        "off",
+        "1000",
+        "64m",
+        "0.5h",
+        "tcp,17",
+        "10.0.0.0/8,::1",
+        "fd00::/8",
+        "80,8000-8080",
+    ];
+    let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']' | '|' | '=' | '\'');
+    let mut options: Vec<&str> = conntracker::cli::HELP
+        .split(separators)
+        .filter(|word| word.starts_with('-') && word.len() > 1)
+        .collect();
+    options.sort_unstable();
+    options.dedup();
+    for (at, option) in options.iter().enumerate() {
+        write(
+            seeds,
+            "command_line",
+            &format!("option-{at}"),
+            option.as_bytes(),
+        )?;
+        for (value_at, value) in VALUES.iter().enumerate() {
+            let line = format!("{option}\0{value}");
+            write(
+                seeds,
+                "command_line",
+                &format!("option-{at}-{value_at}"),
+                line.as_bytes(),
+            )?;
+        }
+    }
+    for (name, words) in [
+        (
+            "replay",
+            &[
+                "replay",
+                "file",
+                "-o",
+                "-",
+                "--format=json",
+                "--net",
+                "10.0.0.0/8",
+                "--port=80-90",
+            ][..],
+        ),
+        (
+            "capture",
+            &[
+                "-fo-",
+                "--follow",
+                "--for",
+                "1.5m",
+                "--record=r",
+                "--activate",
+                "nft",
+                "--buffer=8k",
+            ],
+        ),
+    ] {
+        write(seeds, "command_line", name, words.join("\0").as_bytes())?;
+    }
+    Ok(())
+}

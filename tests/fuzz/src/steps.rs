@@ -1,0 +1,143 @@
+//! The input format of the target `datagram`: one byte of setup, then steps.
+//!
+//! A step is a control byte, a clock byte and what belongs to its kind. Every string of bytes is a
+//! sequence of steps: lengths beyond the end mean the end, and what is too short is no step.
+
+use crate::made;
+use conntracker::event::DumpPass;
+use conntracker::run::input::{Input, What};
+
+const EVENTS: u8 = 0;
+const DUMP: u8 = 1;
+const MADE: u8 = 2;
+const DUMP_BEGAN: u8 = 3;
+const DUMP_ENDED: u8 = 4;
+const DUMP_FAILED: u8 = 5;
+const LOST: u8 = 6;
+const FINISHED: u8 = 7;
+const KIND_MASK: u8 = 7;
+
+const TRUNCATED: u8 = 1 << 3;
+const LOST_UNKNOWN: u8 = 1 << 3;
+const PASS_SHIFT: u8 = 3;
+const NETNS: u8 = 1 << 4;
+const NETNS_SHIFT: u8 = 5;
+const NETNS_IDS: [i32; 8] = [0, 1, 2, 7, i32::MAX, -1, -2, i32::MIN];
+
+/// 2026-11-22; the clock byte counts milliseconds from here, forwards and backwards.
+const CLOCK_START_NS: u64 = 1_795_305_600_000_000_000;
+
+/// Bytes of a step, taken apart.
+#[derive(Debug)]
+pub struct Steps<'a> {
+    rest: &'a [u8],
+}
+
+/// One input, with the bytes of its datagram.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// As it stands in the fuzzer's data.
+    Raw(Input<'a>),
+    /// A datagram of one well-formed message: bytes, whether it belongs to a dump, namespace, time.
+    Made(Vec<u8>, bool, Option<i32>, u64),
+}
+
+impl<'a> Steps<'a> {
+    /// Takes the setup byte off and goes on with the steps; `None` where there is nothing.
+    pub fn split(data: &'a [u8]) -> Option<(u8, Steps<'a>)> {
+        let (setup, rest) = data.split_first()?;
+        Some((*setup, Steps { rest }))
+    }
+
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.rest.split_at(len.min(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
+
+    fn datagram(&mut self) -> Option<&'a [u8]> {
+        let (len, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(self.take(usize::from(u16::from_le_bytes(*len))))
+    }
+}
+
+impl<'a> Iterator for Steps<'a> {
+    type Item = Step<'a>;
+
+    fn next(&mut self) -> Option<Step<'a>> {
+        let ([control, clock], rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        let at_ns = CLOCK_START_NS + u64::from(*clock) * 1_000_000;
+        let netns = (control & NETNS != 0).then(|| NETNS_IDS[usize::from(control >> NETNS_SHIFT)]);
+        let truncated = control & TRUNCATED != 0;
+        let what = match control & KIND_MASK {
+            EVENTS => What::Events {
+                bytes: self.datagram()?,
+                truncated,
+                netns,
+            },
+            DUMP => What::Dump {
+                bytes: self.datagram()?,
+                truncated,
+            },
+            MADE => {
+                let (recipe, rest) = self.rest.split_first_chunk()?;
+                self.rest = rest;
+                let (bytes, is_dump) = made::datagram(recipe);
+                return Some(Step::Made(bytes, is_dump, netns, at_ns));
+            }
+            DUMP_BEGAN => What::DumpBegan(match control >> PASS_SHIFT & 3 {
+                0 => DumpPass::Initial,
+                1 => DumpPass::Final,
+                _ => DumpPass::Resync,
+            }),
+            DUMP_ENDED => What::DumpEnded,
+            DUMP_FAILED => What::DumpFailed,
+            LOST if control & LOST_UNKNOWN != 0 => What::LostUnknown,
+            LOST => What::LostTotal(u64::from(*clock)),
+            _ => What::Finished,
+        };
+        Some(Step::Raw(Input { at_ns, what }))
+    }
+}
+
+/// Writes an input of a recording as a step, for a seed. Times and namespaces come out as the format
+/// can say them.
+pub fn append(out: &mut Vec<u8>, input: &Input<'_>, clock: u8) {
+    let (control, datagram) = match input.what {
+        What::Events {
+            bytes,
+            truncated,
+            netns,
+        } => {
+            let netns = netns.map_or(0, |id| NETNS | (id.clamp(0, 3) as u8) << NETNS_SHIFT);
+            (EVENTS | netns | flag(truncated), Some(bytes))
+        }
+        What::Dump { bytes, truncated } => (DUMP | flag(truncated), Some(bytes)),
+        What::DumpBegan(DumpPass::Initial) => (DUMP_BEGAN, None),
+        What::DumpBegan(DumpPass::Final) => (DUMP_BEGAN | 1 << PASS_SHIFT, None),
+        What::DumpBegan(DumpPass::Resync) => (DUMP_BEGAN | 2 << PASS_SHIFT, None),
+        What::DumpEnded => (DUMP_ENDED, None),
+        What::DumpFailed => (DUMP_FAILED, None),
+        What::LostTotal(_) => (LOST, None),
+        What::LostUnknown => (LOST | LOST_UNKNOWN, None),
+        What::Finished => (FINISHED, None),
+    };
+    out.extend([control, clock]);
+    if let Some(datagram) = datagram {
+        let len = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
+        out.extend(len.to_le_bytes());
+        out.extend(&datagram[..usize::from(len)]);
+    }
+}
+
+/// Writes a step that makes a well-formed message.
+pub fn append_made(out: &mut Vec<u8>, recipe: [u8; made::RECIPE_LEN], clock: u8) {
+    out.extend([MADE, clock]);
+    out.extend(recipe);
+}
+
+fn flag(truncated: bool) -> u8 {
+    if truncated { TRUNCATED } else { 0 }
+}
