@@ -41,7 +41,8 @@ pub struct Counters {
     pub refused: u64,
     /// Records of DESTROY events and later dumps that found no room; may repeat `refused`.
     pub refused_late: u64,
-    /// DESTROY events of an entry that a later one has replaced.
+    /// Events that came after a dump had shown a later flow with the same tuple: what they say of the
+    /// flow before is not kept.
     pub stale: u64,
 }
 
@@ -64,6 +65,7 @@ impl Counters {
             self.folded,
             self.refused,
             self.refused_late,
+            self.stale,
         ]
         .iter()
         .all(|count| *count == 0)

@@ -53,7 +53,7 @@ pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a capture that follows hands on what it has buffered.
 pub const FOLLOW_BUFFER_LEN: usize = 64 << 10;
 
-/// When the table is full, one sweep frees this share of it, so that sweeps stay rare.
+/// A fold that freed less than this share of the table is not tried again for as many new flows.
 pub const RECLAIM_SHARE: u32 = 64;
 
 /// The longest `--for`: a century.

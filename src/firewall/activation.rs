@@ -75,9 +75,10 @@ pub fn sweep() -> Result<usize> {
     Ok(leftovers.len())
 }
 
-/// Which families no rule uses conntrack for. `ipv6` limits the question to one family.
-pub fn idle(ipv6: Option<bool>) -> Idle {
-    let usage = usage();
+/// Which families no rule uses conntrack for. `ipv6` limits the question to one family; `how` says
+/// whether nf_tables may come into play.
+pub fn idle(how: Activation, ipv6: Option<bool>) -> Idle {
+    let usage = usage(matches!(how, Activation::Auto | Activation::Nft));
     Idle {
         ipv4: !usage.ipv4 && ipv6 != Some(true),
         ipv6: !usage.ipv6 && ipv6 != Some(false),

@@ -1,14 +1,17 @@
 //! Does a rule use conntrack? The kernel tracks a family in a namespace while some rule refers to
 //! it, reachable or not. So the rules are read, of legacy tables that are loaded and of nf_tables,
-//! and nothing is sent, changed or loaded. What else can use conntrack (Open vSwitch, tc, IPVS) is
-//! not seen; then it is switched on once more, which changes nothing.
+//! and nothing is sent, changed or loaded. What else can use conntrack (Open vSwitch, tc, IPVS,
+//! an object or a set element of nf_tables) is not seen; then it is switched on once more, which
+//! changes nothing.
 
+use crate::sys::machine;
 use crate::sys::netlink::{Batch, Socket};
 use crate::sys::signal;
 use crate::sys::xtables;
+use crate::wire::attr::Attributes;
 use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NLMSG_DONE, NLMSG_ERROR};
 use crate::wire::message::Messages;
-use crate::wire::nftables::{has_expression, rules_request};
+use crate::wire::nftables::{has_expression, nat_family, rules_request};
 use crate::wire::xtables::has_extension;
 use rustix::event::PollFlags;
 use std::time::Duration;
@@ -33,8 +36,9 @@ const EXPRESSIONS: [&[u8]; 7] = [
     b"flow_offload",
 ];
 
-/// xt matches and targets whose check does (nf_ct_netns_get in net/netfilter/xt_*.c, ipt_*.c).
-const EXTENSIONS: [&[u8]; 20] = [
+/// xt matches and targets whose check does (nf_ct_netns_get in net/netfilter/xt_*.c, ipt_*.c). CT does
+/// too, but not as `--notrack`, which is its common use.
+const EXTENSIONS: [&[u8]; 17] = [
     b"conntrack",
     b"state",
     b"connbytes",
@@ -45,7 +49,6 @@ const EXTENSIONS: [&[u8]; 20] = [
     b"cluster",
     b"CONNMARK",
     b"CONNSECMARK",
-    b"CT",
     b"CLUSTERIP",
     b"SYNPROXY",
     b"NETMAP",
@@ -53,19 +56,18 @@ const EXTENSIONS: [&[u8]; 20] = [
     b"MASQUERADE",
     b"SNAT",
     b"DNAT",
-    b"nat",
-    b"FLOWOFFLOAD",
 ];
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads the rules.
-pub fn usage() -> Usage {
+/// Reads the rules. `may_load` says that nf_tables will be used anyway; else it is only asked where it
+/// is there already, since asking would load it.
+pub fn usage(may_load: bool) -> Usage {
     let mut usage = Usage {
         ipv4: in_legacy(false),
         ipv6: in_legacy(true),
     };
-    if !(usage.ipv4 && usage.ipv6) {
+    if !(usage.ipv4 && usage.ipv6) && (may_load || machine::has_nf_tables()) {
         in_nftables(&mut usage);
     }
     usage
@@ -104,17 +106,28 @@ fn in_nftables(usage: &mut Usage) {
             let Ok((family, attributes)) = message.netfilter() else {
                 return;
             };
-            if has_expression(
-                attributes,
-                |name| EXPRESSIONS.contains(&name),
-                |name| EXTENSIONS.contains(&name),
-            ) {
-                usage.ipv4 |= matches!(family, NFPROTO_INET | NFPROTO_IPV4);
-                usage.ipv6 |= matches!(family, NFPROTO_INET | NFPROTO_IPV6);
+            for (wanted, used) in [
+                (NFPROTO_IPV4, &mut usage.ipv4),
+                (NFPROTO_IPV6, &mut usage.ipv6),
+            ] {
+                let covers = family == NFPROTO_INET || family == wanted;
+                *used |= covers
+                    && has_expression(
+                        attributes,
+                        |name, data| uses(name, data, wanted),
+                        |name| EXTENSIONS.contains(&name),
+                    );
             }
             if usage.ipv4 && usage.ipv6 {
                 return; // the rest of the dump goes with its socket
             }
         }
     }
+}
+
+/// Whether an expression uses conntrack for a family.
+fn uses(name: &[u8], data: Attributes<'_>, wanted: u8) -> bool {
+    let for_another =
+        name == b"nat" && nat_family(data).is_some_and(|family| family != u32::from(wanted));
+    EXPRESSIONS.contains(&name) && !for_another
 }

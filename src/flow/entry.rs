@@ -22,6 +22,8 @@ const FLAG_ZONE_NOT_ORIGINAL: u16 = 1 << 8;
 const FLAG_DUMP_PARITY: u16 = 1 << 9;
 const FLAG_INDEXED: u16 = 1 << 10;
 const FLAG_AHEAD: u16 = 1 << 11;
+const FLAG_BEGAN_SINCE_DUMP: u16 = 1 << 12;
+const FLAG_ENDED_SINCE_DUMP: u16 = 1 << 13;
 const NO_TCP_STATE: u8 = u8::MAX;
 
 /// How far a flow's life is known.
@@ -63,7 +65,7 @@ pub struct Flow {
     tcp_state: u8,
 }
 
-// An entry, its index slots, and its place in the order in which a report lists flows.
+// An entry, its index slots, and its place in the queue of those that ended.
 const _: () =
     assert!(size_of::<Flow>() + (SLOTS_PER_FLOW + 1) * size_of::<u32>() <= BYTES_PER_FLOW);
 
@@ -79,7 +81,7 @@ impl Flow {
             netns,
             first_ns: at_ns,
             last_ns: at_ns,
-            flags: FLAG_USED,
+            flags: FLAG_USED | FLAG_BEGAN_SINCE_DUMP,
             tcp_state: NO_TCP_STATE,
             ..Flow::default()
         };
@@ -148,7 +150,7 @@ impl Flow {
 
     /// Ends the flow; `at_ns` is `None` when nobody saw it end.
     pub(super) fn end(&mut self, at_ns: Option<u64>) {
-        self.set(FLAG_ENDED, true);
+        self.set(FLAG_ENDED | FLAG_ENDED_SINCE_DUMP, true);
         if let Some(at_ns) = at_ns {
             self.set(FLAG_END_KNOWN, true);
             self.last_ns = at_ns;
@@ -217,12 +219,27 @@ impl Flow {
         added
     }
 
-    /// A dump begins: none of the flows that this entry stands for was seen in it.
+    /// A dump begins: nothing has happened since, and none of the flows that a folded entry stands
+    /// for was seen in it.
     pub(super) fn begin_dump(&mut self) {
-        self.set_members(Members {
-            in_dump: 0,
-            ..self.members()
-        });
+        self.set(FLAG_BEGAN_SINCE_DUMP | FLAG_ENDED_SINCE_DUMP, false);
+        if self.is_folded() {
+            let members = self.members();
+            self.set_members(Members {
+                in_dump: 0,
+                ..members
+            });
+        }
+    }
+
+    /// Whether it was first heard of since the last dump began.
+    pub(super) fn began_since_dump(&self) -> bool {
+        self.flag(FLAG_BEGAN_SINCE_DUMP)
+    }
+
+    /// Whether its end was heard of since the last dump began.
+    pub(super) fn ended_since_dump(&self) -> bool {
+        self.flag(FLAG_ENDED_SINCE_DUMP)
     }
 
     /// A dump ended: more flows in it than we knew to be live are flows whose events were lost.

@@ -7,4 +7,6 @@ pub mod key;
 #[cfg(test)]
 mod model_tests;
 mod reclaim;
+#[cfg(test)]
+mod step_tests;
 pub mod table;

@@ -1,6 +1,6 @@
-//! Making room in a full table: finished flows go first, then client ports are folded, and when
-//! neither frees a place the new flow is refused. Each step frees a share of the table at once, so
-//! that its cost, a walk over the arena, is spread over many new flows.
+//! Making room in a full table: finished flows go first, the oldest of them first; then client ports
+//! are folded, and when neither frees a place the new flow is refused. Folding sorts the whole
+//! table: it folds many flows at once, and rests for a share of the table when that freed little.
 
 use super::entry::{Flow, Life};
 use super::key::Side;
@@ -8,6 +8,7 @@ use super::table::Table;
 use crate::counters::Counters;
 use crate::limits::RECLAIM_SHARE;
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 
 /// Groups at least this large are folded first; smaller ones only while that frees too little.
 const FOLD_GROUP_SIZES: [usize; 3] = [64, 8, 2];
@@ -33,37 +34,22 @@ impl Table {
         (self.capacity / RECLAIM_SHARE).max(1)
     }
 
-    /// Removes finished flows, going on where the last sweep ended, so that the oldest tend to go.
+    /// Removes the flow that ended first.
     fn evict_ended(&mut self, counters: &mut Counters) -> bool {
-        let goal = self.share().min(self.ended_count);
-        let mut freed = 0;
-        let mut steps = 0;
-        while freed < goal && steps < self.capacity {
-            let place = self.sweep_at;
-            self.sweep_at = if place + 1 == self.capacity {
-                0
-            } else {
-                place + 1
-            };
-            steps += 1;
-            let ended = self
-                .flows
-                .get(place as usize)
-                .is_some_and(|flow| flow.is_used() && flow.life() != Life::Live);
-            if ended {
-                self.leave_index(place);
-                self.free_place(place);
-                freed += 1;
-            }
-        }
-        counters.evicted += u64::from(freed);
-        freed > 0
+        let Some(place) = self.ended.pop_front() else {
+            return false;
+        };
+        self.leave_index(place);
+        self.free_place(place);
+        counters.evicted += 1;
+        true
     }
 
     /// Folds groups of flows that differ only in their client port; returns the places freed.
     fn fold_client_ports(&mut self, counters: &mut Counters) -> u32 {
-        let mut places = std::mem::take(&mut self.scratch);
-        places.clear();
+        // Nothing has ended: the queue's memory is free to sort in, and nothing is allocated.
+        debug_assert!(self.ended.is_empty());
+        let mut places = Vec::from(std::mem::take(&mut self.ended));
         places.extend(
             (0..)
                 .zip(&self.flows)
@@ -79,7 +65,8 @@ impl Table {
                 break;
             }
         }
-        self.scratch = places;
+        places.clear();
+        self.ended = VecDeque::from(places);
         freed
     }
 

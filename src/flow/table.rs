@@ -10,7 +10,8 @@
 //! Dumps and events reach us over two sockets, and either may be ahead of the other. A dump may be
 //! behind the events: a flow that ended while the dump ran is not brought back by it, and one that
 //! began meanwhile is not replaced. Events may be behind a dump: what the dump brought is marked as
-//! ahead until an event is about it, and late events of the flow before it do not replace it. Each dump flips a parity; what was live and
+//! ahead until an event is about it or all events of that time have been read, and late events of
+//! the flow before it do not replace it. Each dump flips a parity; what was live and
 //! was neither dumped nor heard of meanwhile is gone, though nobody saw it go.
 
 use super::entry::{Flow, Life};
@@ -19,6 +20,7 @@ use super::key::{Hasher, Key, Side};
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{CAPACITY_MAX, SLOTS_PER_FLOW};
+use std::collections::VecDeque;
 
 /// What an event meant for a flow; told to an observer together with the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +64,16 @@ pub(super) const NO_PLACE: u32 = u32::MAX;
 pub struct Table {
     pub(super) flows: Vec<Flow>,
     pub(super) index: Index,
-    /// Room to sort places in, for folding; as long as the arena.
-    pub(super) scratch: Vec<u32>,
+    /// The places of flows that ended, the oldest first. While it is empty, folding sorts in it.
+    pub(super) ended: VecDeque<u32>,
     pub(super) capacity: u32,
     pub(super) used_count: u32,
-    pub(super) ended_count: u32,
     pub(super) folded_count: u32,
-    pub(super) sweep_at: u32,
     pub(super) rest_before_fold: u32,
     free: u32,
     pub(super) dump_parity: bool,
-    dump_began_ns: u64,
+    /// Events that were queued before the last dump ended may still come.
+    dump_is_ahead: bool,
 }
 
 impl Table {
@@ -85,16 +86,14 @@ impl Table {
         Table {
             flows: Vec::with_capacity(capacity as usize),
             index: Index::new(capacity as usize * SLOTS_PER_FLOW, Hasher::new(seed)),
-            scratch: Vec::with_capacity(capacity as usize),
+            ended: VecDeque::with_capacity(capacity as usize),
             capacity,
             used_count: 0,
-            ended_count: 0,
             folded_count: 0,
-            sweep_at: 0,
             rest_before_fold: 0,
             free: NO_PLACE,
             dump_parity: false,
-            dump_began_ns: 0,
+            dump_is_ahead: false,
         }
     }
 
@@ -139,29 +138,31 @@ impl Table {
     }
 
     /// A dump begins: from now on, what is heard of is known to live.
-    pub fn begin_dump(&mut self, now_ns: u64) {
+    pub fn begin_dump(&mut self) {
         self.dump_parity = !self.dump_parity;
-        self.dump_began_ns = now_ns;
-        for flow in self.flows.iter_mut().filter(|flow| flow.is_folded()) {
-            flow.begin_dump();
-        }
+        self.dump_is_ahead = true;
+        self.flows.iter_mut().for_each(Flow::begin_dump);
     }
 
     /// A dump of our own namespace came to its end: what it did not have is gone.
     pub fn finish_dump(&mut self, counters: &mut Counters, observer: &mut impl Observer) {
-        for flow in self
-            .flows
-            .iter_mut()
-            .filter(|flow| flow.is_used() && flow.netns().is_none())
-        {
+        for place in 0..self.flows.len() as u32 {
+            let flow = &mut self.flows[place as usize];
+            if !flow.is_used() || flow.netns().is_some() {
+                continue;
+            }
             if flow.is_folded() {
                 counters.folded += u64::from(flow.finish_dump());
             } else if flow.life() == Life::Live && flow.dump_parity() != self.dump_parity {
-                flow.end(None);
-                self.ended_count += 1;
-                observer.changed(Change::Gone, flow);
+                self.end(place, None);
+                observer.changed(Change::Gone, &self.flows[place as usize]);
             }
         }
+    }
+
+    /// Every event that was queued before the last dump ended has been applied.
+    pub fn caught_up(&mut self) {
+        self.dump_is_ahead = false;
     }
 
     fn apply_new(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
@@ -235,7 +236,7 @@ impl Table {
         match self.known(&candidate, event) {
             Known::Same(place, Life::Live) => self.refresh(place, event),
             // Its end was ahead of the dump.
-            Known::Same(place, Life::Ended) if self.ended_since_dump(place) => {}
+            Known::Same(place, Life::Ended) if self.flow(place).ended_since_dump() => {}
             Known::Newer => {}
             _ => self.enter(candidate, event, Change::Existing, counters, observer),
         }
@@ -261,7 +262,8 @@ impl Table {
         let is_newer = |found: Option<(u32, Side)>| {
             found.is_some_and(|(place, _)| {
                 let flow = &self.flows[place as usize];
-                flow.first_seen_ns() >= self.dump_began_ns && (from_dump || flow.is_ahead())
+                let ahead = self.dump_is_ahead && flow.is_ahead();
+                flow.began_since_dump() && (from_dump || ahead)
             })
         };
         match (original, reply) {
@@ -269,11 +271,6 @@ impl Table {
             _ if is_newer(original) || is_newer(reply) => Known::Newer,
             _ => Known::Older,
         }
-    }
-
-    fn ended_since_dump(&self, place: u32) -> bool {
-        let end_ns = self.flows[place as usize].end_ns();
-        end_ns.is_some_and(|end_ns| end_ns >= self.dump_began_ns)
     }
 
     fn refresh(&mut self, place: u32, event: &Event) {
@@ -358,31 +355,35 @@ impl Table {
 
     fn end(&mut self, place: u32, at_ns: Option<u64>) {
         let flow = &mut self.flows[place as usize];
-        self.ended_count += u32::from(flow.life() == Life::Live);
+        if flow.life() == Life::Live {
+            self.ended.push_back(place);
+        }
         flow.end(at_ns);
     }
 
     fn take_place(&mut self, flow: Flow) -> u32 {
         self.used_count += 1;
-        self.ended_count += u32::from(flow.life() != Life::Live);
-        if self.free == NO_PLACE {
-            let place = self.flows.len() as u32;
-            debug_assert!(place < self.capacity);
-            self.flows.push(flow);
-            return place;
-        }
         let place = self.free;
-        self.free = self.flows[place as usize].next_free();
-        self.flows[place as usize] = flow;
+        let place = if place == NO_PLACE {
+            debug_assert!(self.flows.len() < self.capacity as usize);
+            self.flows.push(flow);
+            self.flows.len() as u32 - 1
+        } else {
+            self.free = self.flows[place as usize].next_free();
+            self.flows[place as usize] = flow;
+            place
+        };
+        if flow.life() != Life::Live {
+            self.ended.push_back(place);
+        }
         place
     }
 
-    /// Gives a place back; the flow must have left the index.
+    /// Gives a place back; the flow must have left the index and, if it ended, the queue.
     pub(super) fn free_place(&mut self, place: u32) {
         let flow = &self.flows[place as usize];
         debug_assert!(flow.is_used() && !flow.is_indexed());
         self.used_count -= 1;
-        self.ended_count -= u32::from(flow.life() != Life::Live);
         self.flows[place as usize] = Flow::free(self.free);
         self.free = place;
     }

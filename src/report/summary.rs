@@ -92,6 +92,7 @@ impl Summary<'_> {
         part(out, counters.folded, "flows folded")?;
         part(out, counters.refused, "flows refused")?;
         part(out, counters.refused_late, "later records refused")?;
+        part(out, counters.stale, "late events not kept")?;
         if counters.evicted + counters.folded + counters.refused + counters.refused_late > 0 {
             write!(
                 out,

@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     let mut session = Session::open(options, &destination, &signals)?;
     say(&destination, "Starting to capture conntrack events");
-    let idle = activation::idle(options.filter.ipv6);
+    let idle = activation::idle(options.activation, options.filter.ipv6);
     session.source.join()?;
     let mut activated = activation::activate(options.activation, idle)?;
     session.rungs.activation = activated.rung;
@@ -92,6 +92,9 @@ struct Session<'a> {
     ended: Duration,
     allocations: u64,
     loss_logged: bool,
+    queue: Queue,
+    /// A dump was read and the event queue was not empty since.
+    behind_dump: bool,
     /// What was left without conntrack at the start.
     left_idle: Idle,
     /// Why flows may have passed that could not be seen, if so.
@@ -141,6 +144,8 @@ impl<'a> Session<'a> {
             ended: now,
             allocations: 0,
             loss_logged: false,
+            queue: Queue::Empty,
+            behind_dump: false,
             left_idle: Idle::default(),
             blind: None,
         })
@@ -181,44 +186,56 @@ impl<'a> Session<'a> {
         let deadline = self.options.duration.map(|duration| self.began + duration);
         loop {
             let now = clock::monotonic();
-            if self.signals.pending() || deadline.is_some_and(|deadline| now >= deadline) {
+            if deadline.is_some_and(|deadline| now >= deadline) {
                 break;
             }
-            self.dumper.tick(now, &mut self.intake)?;
+            if self.queue == Queue::Empty {
+                self.dumper.tick(now, &mut self.intake)?;
+            }
             self.draw(now, deadline);
-            self.round(now, deadline)?;
+            if self.round(now, deadline)? {
+                break;
+            }
         }
         self.ended = clock::monotonic();
         self.status.clear();
         self.finish()?;
         self.allocations = alloc::count() - allocations_before;
-        if activation::idle(self.options.filter.ipv6).is_beyond(self.left_idle) {
+        if activation::idle(self.options.activation, self.options.filter.ipv6)
+            .is_beyond(self.left_idle)
+        {
             self.blind = self.blind.or(Some(WENT_IDLE));
         }
         Ok(())
     }
 
-    /// Waits for something to do and does it.
-    fn round(&mut self, now: Duration, deadline: Option<Duration>) -> Result<()> {
+    /// Waits for something to do and does it. Says whether a signal ended the capture.
+    fn round(&mut self, now: Duration, deadline: Option<Duration>) -> Result<bool> {
         let redraw = self.status.next().map(|next| self.began + next);
-        let next = [deadline, self.dumper.next(), redraw]
+        // Whether the queue is empty after a dump is asked for, not waited for.
+        let check = (self.behind_dump && !self.dumper.is_going()).then_some(now);
+        let next = [deadline, self.dumper.next(), redraw, check]
             .into_iter()
             .flatten()
             .min();
-        let [_, events, dump] = self.wait(next.map(|next| next.saturating_sub(now)))?;
-        let queue = if events {
+        let [signal, events, dump] = self.wait(next.map(|next| next.saturating_sub(now)))?;
+        self.queue = if events {
             self.read_events()?
         } else {
-            Queue::MoreWaits
+            Queue::Empty
         };
         if dump {
             self.dumper.read(&mut self.intake)?;
+            self.behind_dump = true;
+        } else if self.behind_dump && self.queue == Queue::Empty && !self.dumper.is_going() {
+            self.behind_dump = false;
+            self.intake.take(clock::realtime_ns(), What::CaughtUp);
         }
         self.hand_on()?;
-        if queue == Queue::Empty && !self.dumper.is_going() {
+        if events && self.queue == Queue::Empty && !self.dumper.is_going() {
             wait([(self.signals.fd(), PollFlags::IN)], Some(COALESCE)).map_err(waiting)?;
         }
-        Ok(())
+        Ok(signal && self.signals.pending())
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 3]> {

@@ -37,6 +37,8 @@ pub enum What<'a> {
     DumpEnded,
     /// It could not be made, or not to its end.
     DumpFailed,
+    /// The event queue was empty after the last dump had ended.
+    CaughtUp,
     /// How many events the kernel says that it could not queue, in all so far.
     LostTotal(u64),
     /// It lost an unknown number.

@@ -65,12 +65,13 @@ impl<'a> Pipeline<'a> {
             What::DumpBegan(pass) => {
                 self.pass = pass;
                 self.counters.resyncs += u64::from(pass == DumpPass::Resync);
-                self.table.begin_dump(input.at_ns);
+                self.table.begin_dump();
             }
             What::DumpEnded => {
                 self.counters.dumps += 1;
                 self.table.finish_dump(&mut self.counters, &mut self.follow);
             }
+            What::CaughtUp => self.table.caught_up(),
             What::DumpFailed => self.counters.dumps_failed += 1,
             What::LostTotal(total) => self.counters.lost = total,
             What::LostUnknown => self.counters.lost_unknown += 1,

@@ -30,6 +30,7 @@ const KIND_DUMP_FAILED: u8 = 5;
 const KIND_LOST_TOTAL: u8 = 6;
 const KIND_LOST_UNKNOWN: u8 = 7;
 const KIND_FINISHED: u8 = 8;
+const KIND_CAUGHT_UP: u8 = 9;
 const FLAG_TRUNCATED: u8 = 1;
 const FLAG_NETNS: u8 = 2;
 
@@ -99,6 +100,7 @@ impl Recorder {
             }
             What::LostUnknown => (KIND_LOST_UNKNOWN, 0, 0, &[]),
             What::Finished => (KIND_FINISHED, 0, 0, &[]),
+            What::CaughtUp => (KIND_CAUGHT_UP, 0, 0, &[]),
         };
         self.file.write_all(&[kind, flags, 0, 0])?;
         self.file.write_all(&(payload.len() as u32).to_le_bytes())?;
@@ -266,6 +268,7 @@ impl<R: Read> Recording<R> {
             },
             (KIND_LOST_UNKNOWN, _) => What::LostUnknown,
             (KIND_FINISHED, _) => What::Finished,
+            (KIND_CAUGHT_UP, _) => What::CaughtUp,
             _ => return Err(Unreadable::Format("a record in it is damaged")),
         };
         Ok(Some(Input { at_ns, what }))

@@ -185,18 +185,18 @@ impl EventSource {
         Ok((Queue::MoreWaits, lost))
     }
 
-    /// Takes the kernel's count of what was lost. Without one, `certain` is all that is known.
-    pub fn note_loss(&mut self, intake: &mut Intake<'_>, certain: bool) {
+    /// Takes the kernel's count of what was lost. `told` is whether it said so just now: then a count
+    /// that cannot be read, or that stands still (it had no memory for an event), is a loss too.
+    pub fn note_loss(&mut self, intake: &mut Intake<'_>, told: bool) {
         let at_ns = clock::realtime_ns();
         match self.drops.as_mut().and_then(DropCounter::read) {
             Some(total) if total != intake.pipeline.counters.lost => {
                 intake.take(at_ns, What::LostTotal(total));
             }
-            Some(_) => {}
-            None if certain => {
+            _ if told => {
                 intake.take(at_ns, What::LostUnknown);
             }
-            None => {}
+            _ => {}
         }
     }
 }

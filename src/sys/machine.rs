@@ -29,3 +29,12 @@ pub fn sysctl(name: &str) -> Option<String> {
         .ok()
         .map(|value| value.trim().to_owned())
 }
+
+/// Whether nf_tables is in this kernel now: loaded, or built in.
+pub fn has_nf_tables() -> bool {
+    Path::new("/sys/module/nf_tables").exists()
+        || fs::read("/proc/kallsyms").is_ok_and(|symbols| {
+            const SYMBOL: &[u8] = b" nft_register_chain_type\n";
+            symbols.windows(SYMBOL.len()).any(|window| window == SYMBOL)
+        })
+}

@@ -122,6 +122,7 @@ pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub const NFTA_EXPR_NAME: u16 = 1;
 pub const NFTA_EXPR_DATA: u16 = 2;
 pub const NFTA_MATCH_NAME: u16 = 1;
+pub const NFTA_NAT_FAMILY: u16 = 2;
 pub const NFTA_CT_DREG: u16 = 1;
 pub const NFTA_CT_KEY: u16 = 2;
 pub const NFT_CT_STATE: u32 = 0;

@@ -4,7 +4,7 @@
 //! A change is one batch: BATCH_BEGIN, the objects, BATCH_END; the kernel applies all of it or
 //! nothing. Every number in nf_tables attributes is big-endian, strings end with a NUL.
 
-use super::attr::Attributes;
+use super::attr::{Attributes, be32_of};
 use super::kernel::*;
 use super::request::Request;
 
@@ -118,29 +118,35 @@ pub fn rules_request(sequence: u32) -> Request {
     Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, AF_UNSPEC)
 }
 
-/// Whether a rule (the attributes of an NFT_MSG_NEWRULE message) has an expression whose name is
-/// `wanted`, or an xt match or target whose name is `wanted_extension`.
+/// Whether a rule (the attributes of an NFT_MSG_NEWRULE message) has an expression that is `wanted`,
+/// by its name and attributes, or an xt match or target whose name is `wanted_extension`.
 pub fn has_expression(
     rule: Attributes<'_>,
-    wanted: impl Fn(&[u8]) -> bool,
+    wanted: impl Fn(&[u8], Attributes<'_>) -> bool,
     wanted_extension: impl Fn(&[u8]) -> bool,
 ) -> bool {
     let expressions = of_kind(rule, NFTA_RULE_EXPRESSIONS).flat_map(Attributes::new);
     expressions.filter_map(Result::ok).any(|(_, expression)| {
         let attributes = Attributes::new(expression);
-        let Some(name) = of_kind(attributes, NFTA_EXPR_NAME).next().map(without_nul) else {
-            return false;
-        };
-        if !matches!(name, b"match" | b"target") {
-            return wanted(name);
+        let data = Attributes::new(
+            of_kind(attributes, NFTA_EXPR_DATA)
+                .next()
+                .unwrap_or_default(),
+        );
+        match of_kind(attributes, NFTA_EXPR_NAME).next().map(without_nul) {
+            // NFTA_MATCH_NAME and NFTA_TARGET_NAME are the same number.
+            Some(b"match" | b"target") => {
+                of_kind(data, NFTA_MATCH_NAME).any(|name| wanted_extension(without_nul(name)))
+            }
+            Some(name) => wanted(name, data),
+            None => false,
         }
-        // NFTA_MATCH_NAME and NFTA_TARGET_NAME are the same number.
-        let data = of_kind(attributes, NFTA_EXPR_DATA).flat_map(Attributes::new);
-        let mut names = data
-            .filter_map(Result::ok)
-            .filter(|(kind, _)| *kind == NFTA_MATCH_NAME);
-        names.any(|(_, name)| wanted_extension(without_nul(name)))
     })
+}
+
+/// The family that a nat expression translates (NFPROTO_*), which in an inet table is its own.
+pub fn nat_family(nat: Attributes<'_>) -> Option<u32> {
+    of_kind(nat, NFTA_NAT_FAMILY).next().and_then(be32_of)
 }
 
 fn of_kind(attributes: Attributes<'_>, wanted: u16) -> impl Iterator<Item = &[u8]> {
@@ -189,7 +195,7 @@ mod tests {
             let rule = Attributes::new(&request.bytes()[20..]);
             has_expression(
                 rule,
-                |name| name == expression.as_bytes(),
+                |name, _| name == expression.as_bytes(),
                 |name| name == extension.as_bytes(),
             )
         };
