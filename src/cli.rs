@@ -87,14 +87,12 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
     let mut options = Options::default();
     let mut replay = None;
     let mut only_capture = None;
-    let mut first = true;
     while let Some(argument) = parser.next().map_err(Error::usage)? {
         let name = match argument {
             Short(letter) => format!("-{letter}"),
             Long(name) => format!("--{name}"),
-            Value(word) if first && word == "replay" => {
+            Value(word) if replay.is_none() && word == "replay" => {
                 replay = Some(None);
-                first = false;
                 continue;
             }
             Value(file) if replay == Some(None) => {
@@ -103,7 +101,6 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
             }
             Value(word) => return Err(Error::usage(format_args!("unexpected argument {word:?}"))),
         };
-        first = false;
         match name.as_str() {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
@@ -119,6 +116,10 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
             }
             _ => return Err(Error::usage(format_args!("unknown option {name}"))),
         }
+    }
+    if matches!((&options.output, &options.record), (Output::File(report), Some(record)) if report == record)
+    {
+        return Err(Error::usage("-o and --record name the same file"));
     }
     match (replay, only_capture) {
         (None, _) => Ok(Command::Capture(options)),

@@ -53,26 +53,43 @@ pub struct Idle {
     ipv6: bool,
 }
 
-/// Removes what an earlier run left behind. Returns how many things that were.
-pub fn sweep() -> Result<usize> {
-    let state = StateFile::of_this_namespace().map_err(|error| {
-        Error::failed("looking at /proc/self/ns/net", error, "is /proc mounted?")
-    })?;
-    let leftovers = state
-        .read()
-        .map_err(|error| Error::failed("reading what an earlier run left under /run", error, ""))?;
-    for leftover in &leftovers {
-        match leftover {
-            Leftover::NftTable(family) => nft::remove_leftover(*family).map_err(|error| {
-                Error::failed("removing the table of an earlier run", error, "")
-            })?,
-            Leftover::LegacyChain(chain) => chain.remove()?,
+/// Removes what an earlier run left behind; returns what there is to say of it. What cannot be
+/// removed is somebody else's by now, or not ours to force: it is named once and let go.
+pub fn sweep() -> Vec<String> {
+    let state = match StateFile::of_this_namespace() {
+        Ok(state) => state,
+        Err(error) => {
+            return vec![format!(
+                "looking for what an earlier run left behind: {error}"
+            )];
         }
+    };
+    let leftovers = match state.read() {
+        Ok(leftovers) if leftovers.is_empty() => return Vec::new(),
+        Ok(leftovers) => leftovers,
+        Err(error) => return vec![format!("reading what an earlier run left behind: {error}")],
+    };
+    let mut lines = Vec::new();
+    for leftover in &leftovers {
+        let removed = match leftover {
+            Leftover::NftTable(family) => nft::remove_leftover(*family).map_err(|error| {
+                Error::failed(
+                    "removing the nf_tables table of an earlier run",
+                    error,
+                    "it is left as it is",
+                )
+            }),
+            Leftover::LegacyChain(chain) => chain.remove(),
+        };
+        lines.push(match removed {
+            Ok(()) => format!("removed what an earlier run left behind: {leftover}"),
+            Err(error) => error.to_string(),
+        });
     }
-    state.clear().map_err(|error| {
-        Error::failed("clearing what an earlier run left under /run", error, "")
-    })?;
-    Ok(leftovers.len())
+    if let Err(error) = state.clear() {
+        lines.push(format!("clearing the note of it under /run: {error}"));
+    }
+    lines
 }
 
 /// Which families no rule uses conntrack for. `ipv6` limits the question to one family; `how` says

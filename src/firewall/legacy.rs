@@ -2,16 +2,21 @@
 //! at hand. Nothing jumps to the chain; that its one rule refers to conntrack is enough.
 
 use crate::error::{Error, Result};
+use crate::sys::clock;
 use crate::sys::xtables;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 /// The name of our chain.
 pub const CHAIN: &str = "CONNTRACKER";
 
 /// What is in it: it refers to conntrack, and has no target.
 const RULE: [&str; 4] = ["-m", "conntrack", "--ctstate", "INVALID"];
+
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TABLES: [&str; 5] = ["raw", "mangle", "filter", "nat", "security"];
 
@@ -120,13 +125,17 @@ impl Chain {
                 arguments.join(" ")
             )
         };
-        let output = Command::new(&self.program)
+        let child = Command::new(&self.program)
             .args(["-w", "-t", &self.table])
             .args(arguments)
             .env_clear()
             .process_group(0) // a Ctrl-C meant for us must not end it half-way
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let output = child
+            .and_then(bounded)
             .map_err(|error| Error::failed(doing(), error, ""))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -135,6 +144,22 @@ impl Chain {
         let first_line = said.lines().next().unwrap_or("no message");
         Err(Error::failed(doing(), first_line, ""))
     }
+}
+
+/// Waits for the program, which itself waits for the lock of all iptables programs; somebody who
+/// never lets go of that must not keep us. While it waits it has changed nothing.
+fn bounded(mut child: Child) -> io::Result<Output> {
+    let began = clock::monotonic();
+    while child.try_wait()?.is_none() {
+        if clock::monotonic() - began > PROGRAM_TIMEOUT {
+            child.kill()?;
+            child.wait()?;
+            let cause = "it did not end: does another program hold /run/xtables.lock?";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, cause));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output() // what it says here fits into a pipe
 }
 
 /// The legacy program of that name: `iptables` may be the one that speaks nf_tables.

@@ -3,9 +3,12 @@
 
 use crate::sys::netlink::{Batch as Buffers, Socket};
 use crate::sys::signal;
-use crate::wire::kernel::{NFT_TABLE_F_OWNER, NLMSG_ERROR};
+use crate::wire::attr::Attributes;
+use crate::wire::kernel::{
+    NFT_TABLE_F_OWNER, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NLMSG_DONE, NLMSG_ERROR,
+};
 use crate::wire::message::Messages;
-use crate::wire::nftables::{Batch, ct_state};
+use crate::wire::nftables::{Batch, ct_state, has_expression, rules_request, text_of};
 use crate::wire::request::Request;
 use rustix::event::PollFlags;
 use std::io;
@@ -29,7 +32,6 @@ impl Table {
     /// `family` is NFPROTO_*.
     pub fn create(family: u8, owned: bool) -> io::Result<Table> {
         let socket = Socket::open()?;
-        socket.explain_errors();
         let mut batch = Batch::new(family, TABLE);
         batch.new_table(if owned { NFT_TABLE_F_OWNER } else { 0 });
         batch.new_chain(CHAIN);
@@ -53,12 +55,54 @@ impl Table {
     }
 }
 
-/// Removes a plain table that an earlier run left; one that is not there is fine.
+/// Removes a plain table that an earlier run left; one that is not there is fine, one that is not as
+/// we made it stays.
 pub fn remove_leftover(family: u8) -> io::Result<()> {
     let socket = Socket::open()?;
-    match remove(&socket, family) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        result => result,
+    let mut rules = Vec::new();
+    read_rules(&mut |rule_family, rule| {
+        if rule_family == family && text_of(rule, NFTA_RULE_TABLE) == Some(TABLE.as_bytes()) {
+            let in_chain = text_of(rule, NFTA_RULE_CHAIN) == Some(CHAIN.as_bytes());
+            rules.push(in_chain && has_expression(rule, |name, _| name == b"ct", |_| false));
+        }
+        true
+    });
+    if rules != [true] {
+        return Err(io::Error::other(
+            "it is not there any more, or not as it was made",
+        ));
+    }
+    remove(&socket, family)
+}
+
+/// Reads all rules of nf_tables; `take` gets the family and the attributes of each, and says whether
+/// to go on. A kernel without nf_tables has none.
+pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
+    let Ok(socket) = Socket::open() else { return };
+    if socket.send(rules_request(1).bytes()).is_err() {
+        return;
+    }
+    let mut batch = Buffers::new(1, 64 << 10);
+    loop {
+        let readable = signal::wait([(socket.fd(), PollFlags::IN)], Some(ANSWER_TIMEOUT));
+        if !matches!(readable, Ok([true])) || socket.receive(&mut batch).is_err() {
+            return;
+        }
+        for message in batch
+            .datagrams()
+            .flat_map(|datagram| Messages::new(datagram.bytes))
+        {
+            let Ok(message) = message else { return };
+            if matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
+                return;
+            }
+            let Ok((family, attributes)) = message.netfilter() else {
+                return;
+            };
+            if !take(family, attributes) {
+                return; // the rest of the dump goes with its socket
+            }
+        }
     }
 }
 
@@ -87,8 +131,8 @@ fn transact(socket: &Socket, (request, mut expected): (Request, u32)) -> io::Res
                 continue;
             }
             match message.errno().map_err(|_| io::ErrorKind::InvalidData)? {
-                (0, _) => expected -= 1,
-                (errno, _) => return Err(io::Error::from_raw_os_error(errno)),
+                0 => expected -= 1,
+                errno => return Err(io::Error::from_raw_os_error(errno)),
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use super::legacy::Chain;
 use crate::sys::machine;
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -19,6 +20,23 @@ pub enum Leftover {
     NftTable(u8),
     /// Our chain in a legacy table.
     LegacyChain(Chain),
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Leftover::NftTable(_) => write!(out, "nf_tables table {}", super::nft::TABLE),
+            Leftover::LegacyChain(chain) => {
+                let family = if chain.ipv6 { "IPv6" } else { "IPv4" };
+                write!(
+                    out,
+                    "chain {} in the legacy {family} table {}",
+                    super::legacy::CHAIN,
+                    chain.table
+                )
+            }
+        }
+    }
 }
 
 /// The file of the namespace that we are in.

@@ -4,17 +4,13 @@
 //! an object or a set element of nf_tables) is not seen; then it is switched on once more, which
 //! changes nothing.
 
+use super::nft;
 use crate::sys::machine;
-use crate::sys::netlink::{Batch, Socket};
-use crate::sys::signal;
 use crate::sys::xtables;
 use crate::wire::attr::Attributes;
-use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NLMSG_DONE, NLMSG_ERROR};
-use crate::wire::message::Messages;
-use crate::wire::nftables::{has_expression, nat_family, rules_request};
+use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6};
+use crate::wire::nftables::{has_expression, nat_family};
 use crate::wire::xtables::has_extension;
-use rustix::event::PollFlags;
-use std::time::Duration;
 
 /// Which families a rule uses conntrack for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,8 +54,6 @@ const EXTENSIONS: [&[u8]; 17] = [
     b"DNAT",
 ];
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Reads the rules. `may_load` says that nf_tables will be used anyway; else it is only asked where it
 /// is there already, since asking would load it.
 pub fn usage(may_load: bool) -> Usage {
@@ -83,46 +77,19 @@ fn in_legacy(ipv6: bool) -> bool {
     xtables::loaded_tables(ipv6).iter().any(uses)
 }
 
-/// Adds what nf_tables rules use; a kernel without nf_tables has none.
+/// Adds what nf_tables rules use.
 fn in_nftables(usage: &mut Usage) {
-    let Ok(socket) = Socket::open() else { return };
-    if socket.send(rules_request(1).bytes()).is_err() {
-        return;
-    }
-    let mut batch = Batch::new(1, 64 << 10);
-    loop {
-        let readable = signal::wait([(socket.fd(), PollFlags::IN)], Some(ANSWER_TIMEOUT));
-        if !matches!(readable, Ok([true])) || socket.receive(&mut batch).is_err() {
-            return;
+    nft::read_rules(&mut |family, rule| {
+        for (wanted, used) in [
+            (NFPROTO_IPV4, &mut usage.ipv4),
+            (NFPROTO_IPV6, &mut usage.ipv6),
+        ] {
+            let covers = family == NFPROTO_INET || family == wanted;
+            let uses = |name: &[u8], data: Attributes<'_>| uses(name, data, wanted);
+            *used |= covers && has_expression(rule, uses, |name| EXTENSIONS.contains(&name));
         }
-        for message in batch
-            .datagrams()
-            .flat_map(|datagram| Messages::new(datagram.bytes))
-        {
-            let Ok(message) = message else { return };
-            if matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
-                return;
-            }
-            let Ok((family, attributes)) = message.netfilter() else {
-                return;
-            };
-            for (wanted, used) in [
-                (NFPROTO_IPV4, &mut usage.ipv4),
-                (NFPROTO_IPV6, &mut usage.ipv6),
-            ] {
-                let covers = family == NFPROTO_INET || family == wanted;
-                *used |= covers
-                    && has_expression(
-                        attributes,
-                        |name, data| uses(name, data, wanted),
-                        |name| EXTENSIONS.contains(&name),
-                    );
-            }
-            if usage.ipv4 && usage.ipv6 {
-                return; // the rest of the dump goes with its socket
-            }
-        }
-    }
+        !(usage.ipv4 && usage.ipv6)
+    });
 }
 
 /// Whether an expression uses conntrack for a family.

@@ -40,11 +40,6 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether nothing is asked for.
-    pub fn is_empty(&self) -> bool {
-        *self == Filter::default()
-    }
-
     /// Whether the capture is about this entry.
     pub fn admits(&self, entry: &Entry) -> bool {
         let original = &entry.original;

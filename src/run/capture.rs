@@ -47,13 +47,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let _instance = only_instance()?;
     let signals =
         Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
-    let swept = activation::sweep()?;
-    if swept > 0 {
-        log::line(format_args!(
-            "removed what an earlier run left behind ({swept})"
-        ));
+    for line in activation::sweep() {
+        log::line(format_args!("{line}"));
     }
-    let mut session = Session::open(options, &destination, &signals)?;
+    let mut session = Session::open(options, &signals)?;
     say(&destination, "Starting to capture conntrack events");
     let idle = activation::idle(options.activation, options.filter.ipv6);
     session.source.join()?;
@@ -65,6 +62,7 @@ pub fn run(options: &Options) -> Result<u8> {
         &destination,
         "Foreground mode...<Ctrl-C> or or SIG_TERM to end it.",
     );
+    session.open_follow(&destination)?;
     session.announce(&activated);
     let captured = session.capture();
     let released = activated.release();
@@ -102,11 +100,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(
-        options: &'a Options,
-        destination: &'a Destination,
-        signals: &'a Signals,
-    ) -> Result<Self> {
+    fn open(options: &'a Options, signals: &'a Signals) -> Result<Self> {
         let source = EventSource::open(options)?;
         let family = options
             .filter
@@ -119,14 +113,7 @@ impl<'a> Session<'a> {
             .as_deref()
             .map(Recorder::create)
             .transpose()?;
-        let follow = match options.follow {
-            true => Some(Follow::new(
-                destination.growing_sink(signals)?,
-                options.format,
-            )),
-            false => None,
-        };
-        let pipeline = Pipeline::new(table, options.filter.clone(), follow);
+        let pipeline = Pipeline::new(table, options.filter.clone(), None);
         let now = clock::monotonic();
         Ok(Session {
             options,
@@ -149,6 +136,20 @@ impl<'a> Session<'a> {
             left_idle: Idle::default(),
             blind: None,
         })
+    }
+
+    /// Begins a report that is seen as it grows: late, so that a start that fails leaves the one that
+    /// is there alone.
+    fn open_follow(&mut self, destination: &'a Destination) -> Result<()> {
+        if self.options.follow {
+            let deadline = self
+                .options
+                .duration
+                .map(|duration| clock::monotonic() + duration);
+            let sink = destination.growing_sink(self.signals, deadline)?;
+            self.intake.pipeline.follow = Some(Follow::new(sink, self.options.format));
+        }
+        Ok(())
     }
 
     /// Says how the capture works, and what it cannot see.
@@ -385,23 +386,22 @@ fn say(destination: &Destination, message: &str) {
     };
 }
 
+/// Two instances would not harm each other's captures, but what they switch on and sweep. Where no
+/// lock can be had (a read-only /run), that is said, and the capture goes on.
 fn only_instance() -> Result<Option<Instance>> {
-    let doing = "making sure that this is the only instance in this network namespace";
     match instance::acquire() {
         Ok(Ok(instance)) => Ok(Some(instance)),
-        Ok(Err(holder)) if holder.uid == 0 => {
-            let cause = format!("conntracker runs already, as process {}", holder.pid);
-            Err(Error::failed(doing, cause, "end that one first"))
-        }
-        Ok(Err(holder)) => {
-            // Not root's: somebody who may not run a capture cannot keep root from running one.
+        Ok(Err(holder)) => Err(Error::failed(
+            "making sure that this is the only instance in this network namespace",
+            format_args!("conntracker runs already, as process {holder}"),
+            "end that one first",
+        )),
+        Err(error) => {
             log::line(format_args!(
-                "process {} of user {} holds our lock; going on",
-                holder.pid, holder.uid
+                "no lock against a second instance under /run: {error}"
             ));
             Ok(None)
         }
-        Err(error) => Err(Error::failed(doing, error, "")),
     }
 }
 
@@ -428,14 +428,18 @@ pub(super) fn new_table(capacity: u32) -> Result<Table> {
             "see --capacity",
         ));
     }
-    let mut seed = [0u8; 16];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(|errno| {
-        Error::failed(
-            "asking the kernel for random numbers",
-            io::Error::from(errno),
-            "",
-        )
-    })?;
+    // A limit below the machine's memory shows here, and not as an abort.
+    let mut trial: Vec<u8> = Vec::new();
+    if let Err(error) = trial.try_reserve_exact(capacity as usize * BYTES_PER_FLOW) {
+        return Err(Error::failed(
+            "making the flow table",
+            error,
+            "see --capacity",
+        ));
+    }
+    drop(trial);
+    let seed = machine::random::<16>()
+        .map_err(|error| Error::failed("asking the kernel for random numbers", error, ""))?;
     let seed = u128::from_ne_bytes(seed);
     Ok(Table::new(capacity, [seed as u64, (seed >> 64) as u64]))
 }

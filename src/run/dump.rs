@@ -166,21 +166,26 @@ impl Dumper {
         self.socket = open_socket()?; // what may still come of this dump goes with the old one
         intake.take(clock::realtime_ns(), What::DumpFailed);
         match pass {
-            DumpPass::Initial => Err(Error::failed(
-                "reading the conntrack table",
-                io::Error::from_raw_os_error(errno),
-                "this kernel may lack conntrack netlink: modprobe nf_conntrack_netlink",
-            )),
+            DumpPass::Initial => {
+                let missing = [libc::EINVAL, libc::EOPNOTSUPP, libc::ENOENT].contains(&errno);
+                let advice = if missing {
+                    "this kernel may lack conntrack netlink: modprobe nf_conntrack_netlink"
+                } else {
+                    ""
+                };
+                Err(Error::failed(
+                    "reading the conntrack table",
+                    io::Error::from_raw_os_error(errno),
+                    advice,
+                ))
+            }
             DumpPass::Resync | DumpPass::Final => Ok(()),
         }
     }
 }
 
 fn open_socket() -> Result<Socket> {
-    let socket = Socket::open()
-        .map_err(|error| Error::failed("opening a netlink socket for dumps", error, ""))?;
-    socket.explain_errors();
-    Ok(socket)
+    Socket::open().map_err(|error| Error::failed("opening a netlink socket for dumps", error, ""))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use crate::cli::Output;
 use crate::error::{Error, Result};
+use crate::sys::clock;
+use crate::sys::machine::random;
 use crate::sys::signal::{Signals, wait};
 use rustix::event::PollFlags;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
@@ -12,6 +14,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// What a stalled reader's pipe takes without blocking (PIPE_BUF).
 const PIPE_CHUNK_LEN: usize = 4096;
@@ -43,6 +46,13 @@ impl Destination {
         };
         let shown = path.display().to_string();
         let doing = || format!("opening {shown} for the report");
+        if shown.ends_with('/') {
+            return Err(Error::failed(
+                doing(),
+                "that is the name of a folder",
+                "name a file with -o",
+            ));
+        }
         let name = path
             .file_name()
             .ok_or_else(|| Error::failed(doing(), "that is not the name of a file", "see -o"))?;
@@ -72,7 +82,7 @@ impl Destination {
                 return Err(Error::failed(
                     doing(),
                     "it is a symbolic link, which is never written through",
-                    advice,
+                    "name another file with -o; - is stdout",
                 ));
             }
             Ok(_) => {
@@ -135,12 +145,19 @@ impl Destination {
             signals,
             chunk_len,
             any_signal_ends: true,
+            deadline: None,
         })
     }
 
     /// Opens a sink for a report that is seen as it grows.
-    pub fn growing_sink<'a>(&'a self, signals: &'a Signals) -> Result<Sink<'a>> {
+    /// Its reader may stall until `deadline`.
+    pub fn growing_sink<'a>(
+        &'a self,
+        signals: &'a Signals,
+        deadline: Option<Duration>,
+    ) -> Result<Sink<'a>> {
         let mut sink = self.sink(signals)?;
+        sink.deadline = deadline;
         sink.any_signal_ends = false;
         sink.publish()
             .map_err(|error| Error::failed(self.doing(), error, ""))?;
@@ -174,29 +191,20 @@ impl Destination {
         };
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut last = io::ErrorKind::AlreadyExists.into();
-        for attempt in 0..100 {
-            let mut beside = OsString::from(".");
-            beside.push(name);
-            beside.push(format!(".{}-{attempt}", std::process::id()));
-            match openat(folder, &beside, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(fd) => {
-                    return Ok((
-                        File::from(fd),
-                        Beside {
-                            folder,
-                            name: beside,
-                            target: name,
-                        },
-                    ));
-                }
-                Err(errno) => last = io::Error::from(errno),
-            }
-            if last.kind() != io::ErrorKind::AlreadyExists {
-                break;
-            }
-        }
-        Err(last)
+        // A name that nobody can take before us.
+        let mut beside = OsString::from(".");
+        beside.push(name);
+        beside.push(format!(".{:016x}", random::<8>().map(u64::from_ne_bytes)?));
+        let fd = openat(folder, &beside, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok((
+            File::from(fd),
+            Beside {
+                folder,
+                name: beside,
+                target: name,
+                keep: false,
+            },
+        ))
     }
 }
 
@@ -218,17 +226,29 @@ struct Beside<'a> {
     folder: &'a OwnedFd,
     name: OsString,
     target: &'a OsStr,
+    /// Published, or all that there is of the report.
+    keep: bool,
 }
 
 impl Beside<'_> {
-    fn publish(&self) -> io::Result<()> {
-        Ok(renameat(self.folder, &self.name, self.folder, self.target)?)
+    /// Renames it over its target. Where that cannot be done, the report stays where it is.
+    fn publish(&mut self) -> io::Result<()> {
+        self.keep = true;
+        renameat(self.folder, &self.name, self.folder, self.target).map_err(|errno| {
+            let name = self.name.to_string_lossy();
+            io::Error::other(format!(
+                "{}; the report is beside it, in {name}",
+                io::Error::from(errno)
+            ))
+        })
     }
 }
 
 impl Drop for Beside<'_> {
     fn drop(&mut self) {
-        let _ = unlinkat(self.folder, &self.name, AtFlags::empty()); // published: not there any more
+        if !self.keep {
+            let _ = unlinkat(self.folder, &self.name, AtFlags::empty()); // on the way out of an error
+        }
     }
 }
 
@@ -241,6 +261,8 @@ pub struct Sink<'a> {
     chunk_len: usize,
     /// Whether a signal ends even a write that does not block.
     any_signal_ends: bool,
+    /// When a stalled reader is waited for no longer (monotonic time).
+    deadline: Option<Duration>,
 }
 
 impl Sink<'_> {
@@ -253,7 +275,7 @@ impl Sink<'_> {
     }
 
     fn publish(&mut self) -> io::Result<()> {
-        if let Some(beside) = &self.beside {
+        if let Some(beside) = &mut self.beside {
             beside.publish()?;
             self.beside = None;
         }
@@ -269,7 +291,16 @@ impl Write for Sink<'_> {
                 (self.signals.fd(), PollFlags::IN),
                 (self.file.as_fd(), PollFlags::OUT),
             ];
-            let [signal, writable] = wait(polled, None)?;
+            let left = self
+                .deadline
+                .map(|deadline| deadline.saturating_sub(clock::monotonic()));
+            let [signal, writable] = wait(polled, left)?;
+            if left == Some(Duration::ZERO) && !writable {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "its reader stalled until the end of --for",
+                ));
+            }
             if signal && (self.any_signal_ends || !writable) {
                 return Err(io::Error::other("ended by a signal before it was whole"));
             }

@@ -110,9 +110,7 @@ impl<'a> Pipeline<'a> {
                 }
                 NLMSG_DONE => return dump_end(&message),
                 NLMSG_ERROR => {
-                    return DumpProgress::Failed(
-                        message.errno().map_or(libc::EBADMSG, |(errno, _)| errno),
-                    );
+                    return DumpProgress::Failed(message.errno().unwrap_or(libc::EBADMSG));
                 }
                 NEW_OR_UPDATE => self.entry(Kind::Dumped(self.pass), &message, None, at_ns),
                 _ => {}
@@ -183,7 +181,7 @@ impl<'a> Pipeline<'a> {
 /// The end of a dump carries the dump's result.
 fn dump_end(message: &Message<'_>) -> DumpProgress {
     match message.errno() {
-        Ok((errno, _)) if errno > 0 => DumpProgress::Failed(errno),
+        Ok(errno) if errno > 0 => DumpProgress::Failed(errno),
         _ => DumpProgress::Done,
     }
 }

@@ -14,7 +14,7 @@ use crate::sys::machine;
 use std::fs::OpenOptions;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"CTRECORD";
 const VERSION: u16 = 1;
@@ -38,6 +38,16 @@ const FLAG_NETNS: u8 = 2;
 #[derive(Debug)]
 pub struct Recorder {
     file: BufWriter<std::fs::File>,
+    path: PathBuf,
+    used: bool,
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if !self.used {
+            let _ = std::fs::remove_file(&self.path); // the capture did not begin
+        }
+    }
 }
 
 impl Recorder {
@@ -59,6 +69,8 @@ impl Recorder {
             })?;
         let mut recorder = Recorder {
             file: BufWriter::with_capacity(64 << 10, file),
+            path: path.to_owned(),
+            used: false,
         };
         recorder
             .header()
@@ -77,6 +89,7 @@ impl Recorder {
 
     /// Appends one input.
     pub fn write(&mut self, input: &Input<'_>) -> io::Result<()> {
+        self.used = true;
         let number;
         let (kind, flags, netns, payload): (u8, u8, i32, &[u8]) = match input.what {
             What::Events {

@@ -36,7 +36,7 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
     let follow = match options.follow {
         true => Some(Follow::new(
-            destination.growing_sink(&signals)?,
+            destination.growing_sink(&signals, None)?,
             options.format,
         )),
         false => None,
@@ -80,6 +80,9 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         &destination,
         &signals,
     )?;
+    if !destination.is_stdout() {
+        log::line(format_args!("the report is in {}", destination.shown()));
+    }
     log::line(format_args!("{summary}"));
     Ok(if summary.complete() {
         0

@@ -1,8 +1,11 @@
 //! One line on the terminal while the capture runs; nothing where stderr is not a terminal.
 
 use crate::limits::STATUS_INTERVAL;
+use crate::sys::signal::wait;
+use rustix::event::PollFlags;
 use rustix::termios::isatty;
 use std::io::{self, Cursor, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// The line, redrawn in place.
@@ -50,6 +53,15 @@ impl StatusLine {
         if !self.on || status.elapsed < self.next {
             return;
         }
+        self.next = status.elapsed + STATUS_INTERVAL;
+        // A terminal that was stopped (Ctrl-S) would keep the capture waiting.
+        let stderr = io::stderr();
+        if !matches!(
+            wait([(stderr.as_fd(), PollFlags::OUT)], Some(Duration::ZERO)),
+            Ok([true])
+        ) {
+            return;
+        }
         let interval_s = (status.elapsed - self.drawn_before)
             .as_secs_f64()
             .max(0.001);
@@ -69,7 +81,6 @@ impl StatusLine {
         let _ = io::stderr().write_all(&line.get_ref()[..len]);
         self.events_before = status.events;
         self.drawn_before = status.elapsed;
-        self.next = status.elapsed + STATUS_INTERVAL;
     }
 
     /// Takes it away, so that other lines can be written.

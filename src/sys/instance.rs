@@ -1,80 +1,71 @@
-//! One instance per network namespace: an abstract Unix socket is a lock that belongs to the
-//! namespace, leaves no file behind, and goes when its process does.
+//! One instance per network namespace: a locked file under /run, named after the namespace, that
+//! holds the pid of its holder and goes when that ends. A lock that others can take (an abstract
+//! socket, a file in /tmp) would let any user keep root from starting.
 
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
-    sockopt,
-};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
 use rustix::process::{Pid, test_kill_process};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
-
-const NAME: &[u8] = b"conntracker";
 
 /// Held for as long as this instance runs.
 #[derive(Debug)]
 pub struct Instance {
-    _socket: OwnedFd,
+    path: PathBuf,
+    _file: File,
 }
 
-/// Who holds the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Process id, as seen from our pid namespace; 0 from outside of it.
-    pub pid: u32,
-    /// User id.
-    pub uid: u32,
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // a file without a lock is nobody's, and is taken over
+    }
 }
 
-/// Takes the name, or says who holds it. A holder that is dead is waited for: a child of it, between
-/// fork and exec, may hold its socket for a moment longer.
-pub fn acquire() -> io::Result<Result<Instance, Holder>> {
-    let address = SocketAddrUnix::new_abstract_name(NAME)?;
+/// Takes the lock of this namespace, or says who holds it: a pid, 0 where that is not known.
+/// A holder that is dead is waited for: a child of it, between fork and exec, may hold its lock for
+/// a moment longer.
+pub fn acquire() -> io::Result<Result<Instance, i32>> {
+    let namespace = fs::metadata("/proc/self/ns/net")?.ino();
+    let path = PathBuf::from(format!("/run/conntracker-{namespace}.lock"));
     let mut patience = 100;
     loop {
-        let socket = new_socket()?;
-        match bind(&socket, &address) {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(open(&path, flags, Mode::RUSR | Mode::WUSR)?);
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // The holder before may have removed the file between our open and our lock.
+            Ok(()) if !is_at(&file, &path) => continue,
             Ok(()) => {
-                listen(&socket, 1)?;
-                return Ok(Ok(Instance { _socket: socket }));
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                return Ok(Ok(Instance { path, _file: file }));
             }
-            Err(rustix::io::Errno::ADDRINUSE) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match holder(&address) {
-            Ok(holder) if patience == 0 || is_alive(holder.pid) => return Ok(Err(holder)),
-            Err(error) if patience == 0 => return Err(error),
-            _ => patience -= 1, // dead, or gone between the two calls
+        let holder = pid_in(&mut file);
+        if patience == 0 || is_alive(holder) {
+            return Ok(Err(holder));
         }
+        patience -= 1;
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// 0 is a process outside of our pid namespace: of that we only know that it holds the name.
-fn is_alive(pid: u32) -> bool {
-    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        Some(pid) => test_kill_process(pid) != Err(rustix::io::Errno::SRCH),
-        None => true,
+fn is_at(file: &File, path: &PathBuf) -> bool {
+    match (fstat(file), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.dev(), there.ino()),
+        _ => false,
     }
 }
 
-fn holder(address: &SocketAddrUnix) -> io::Result<Holder> {
-    let socket = new_socket()?;
-    connect(&socket, address)?;
-    let credentials = sockopt::socket_peercred(&socket)?;
-    Ok(Holder {
-        pid: Pid::as_raw(Some(credentials.pid)).unsigned_abs(),
-        uid: credentials.uid.as_raw(),
-    })
+fn pid_in(file: &mut File) -> i32 {
+    let mut text = String::new();
+    let _ = file.take(20).read_to_string(&mut text);
+    text.trim().parse().unwrap_or(0)
 }
 
-fn new_socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+fn is_alive(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }

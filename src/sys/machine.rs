@@ -1,6 +1,7 @@
 //! What machine and kernel this is.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// Physical memory in bytes.
@@ -28,6 +29,17 @@ pub fn sysctl(name: &str) -> Option<String> {
     fs::read_to_string(path)
         .ok()
         .map(|value| value.trim().to_owned())
+}
+
+/// Random bytes from the kernel.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    if filled == N {
+        Ok(bytes)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 /// Whether nf_tables is in this kernel now: loaded, or built in.

@@ -57,13 +57,6 @@ impl Socket {
         self.set(libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID, &1u32)
     }
 
-    /// Asks for errors with the kernel's own words and without our request (Linux 4.12); where it
-    /// cannot be had, errors are a bare number.
-    pub fn explain_errors(&self) {
-        let _ = self.set(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1u32);
-        let _ = self.set(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, &1u32);
-    }
-
     /// Asks for a receive buffer of `bytes`, beyond the limit for users where we may. Returns what
     /// the kernel set (it doubles what is asked for) and whether the limit was in the way.
     pub fn set_receive_buffer(&self, bytes: u32) -> io::Result<(u32, bool)> {

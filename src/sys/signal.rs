@@ -14,15 +14,20 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks SIGINT, SIGTERM and SIGHUP for this process and opens a descriptor that tells of them.
+    /// Blocks SIGTERM, SIGINT, SIGQUIT and SIGHUP for this process, and opens a descriptor that tells
+    /// of them. One that is ignored (by nohup, say) stays ignored. A file that grows beyond a limit is
+    /// an error of its write, not a signal.
     pub fn open() -> io::Result<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that the calls behind it read; signalfd returns
-        // a new descriptor that nobody else owns.
+        // a new descriptor that nobody else owns; SIG_IGN is a disposition, not a function.
         unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             libc::sigemptyset(set.as_mut_ptr());
-            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-                libc::sigaddset(set.as_mut_ptr(), signal);
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                if !is_ignored(signal) {
+                    libc::sigaddset(set.as_mut_ptr(), signal);
+                }
             }
             let errno = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
             if errno != 0 {
@@ -47,6 +52,15 @@ impl Signals {
     /// The descriptor, readable while a signal is pending.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action, sigaction only writes the old one, whole, where it succeeds.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 

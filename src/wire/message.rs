@@ -2,7 +2,6 @@
 //! share (`struct nfgenmsg`); include/uapi/linux/netlink.h and linux/netfilter/nfnetlink.h.
 
 use super::attr::{Attributes, BrokenFraming};
-use super::kernel::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSGERR_ATTR_MSG};
 
 const NLMSG_HDRLEN: usize = 16;
 const NFGENMSG_LEN: usize = 4;
@@ -14,8 +13,6 @@ pub struct Message<'a> {
     pub kind: u16,
     /// `nlmsg_flags`.
     pub flags: u16,
-    /// `nlmsg_seq`: echoes the request.
-    pub sequence: u32,
     /// What follows the header.
     pub body: &'a [u8],
 }
@@ -31,33 +28,10 @@ impl<'a> Message<'a> {
         Ok((family, Attributes::new(attributes)))
     }
 
-    /// Reads an NLMSG_ERROR body: 0 is an acknowledgement, else a positive errno, with the
-    /// kernel's own explanation where it gave one (extended acknowledgement, Linux 4.12).
-    pub fn errno(&self) -> Result<(i32, Option<&'a [u8]>), BrokenFraming> {
-        let (code, after) = self.body.split_first_chunk::<4>().ok_or(BrokenFraming)?;
-        let errno = i32::from_ne_bytes(*code)
-            .checked_neg()
-            .ok_or(BrokenFraming)?;
-        Ok((errno, self.explanation(after)))
-    }
-
-    fn explanation(&self, after_code: &'a [u8]) -> Option<&'a [u8]> {
-        if self.flags & NLM_F_ACK_TLVS == 0 {
-            return None;
-        }
-        let (len, _) = after_code.split_first_chunk::<4>()?;
-        let echoed_len = if self.flags & NLM_F_CAPPED != 0 {
-            NLMSG_HDRLEN
-        } else {
-            usize::try_from(u32::from_ne_bytes(*len))
-                .ok()?
-                .checked_next_multiple_of(4)?
-        };
-        let mut attributes = Attributes::new(after_code.get(echoed_len..)?);
-        attributes.find_map(|attribute| match attribute {
-            Ok((NLMSGERR_ATTR_MSG, text)) => Some(text.strip_suffix(&[0]).unwrap_or(text)),
-            _ => None,
-        })
+    /// Reads an NLMSG_ERROR body: 0 is an acknowledgement, else a positive errno.
+    pub fn errno(&self) -> Result<i32, BrokenFraming> {
+        let (code, _) = self.body.split_first_chunk::<4>().ok_or(BrokenFraming)?;
+        i32::from_ne_bytes(*code).checked_neg().ok_or(BrokenFraming)
     }
 }
 
@@ -75,7 +49,7 @@ impl<'a> Messages<'a> {
 
     fn step(&mut self) -> Option<Message<'a>> {
         let (header, after) = self.rest.split_first_chunk::<NLMSG_HDRLEN>()?;
-        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, ..] = *header;
         let len = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
         let body = after.get(..len.checked_sub(NLMSG_HDRLEN)?)?;
         // nlmsg_len need not be a multiple of four; the next message begins at one that is.
@@ -86,7 +60,6 @@ impl<'a> Messages<'a> {
         Some(Message {
             kind: u16::from_ne_bytes([k0, k1]),
             flags: u16::from_ne_bytes([f0, f1]),
-            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
             body,
         })
     }
@@ -141,18 +114,30 @@ mod tests {
     }
 
     #[test]
-    fn an_error_carries_errno_and_the_kernels_words() {
-        let mut body = (-22i32).to_ne_bytes().to_vec(); // -EINVAL
-        body.extend(message(20, 0, &[])); //                the request's header, capped
-        body.extend(8u16.to_ne_bytes()); //                 nla_len
-        body.extend(NLMSGERR_ATTR_MSG.to_ne_bytes()); //    nla_type
-        body.extend(b"bad\0");
+    fn an_error_carries_a_positive_errno() {
+        let body = (-22i32).to_ne_bytes(); // -EINVAL
         let message = Message {
             kind: 2,
-            flags: NLM_F_CAPPED | NLM_F_ACK_TLVS,
-            sequence: 1,
+            flags: 0,
             body: &body,
         };
-        assert_eq!(message.errno(), Ok((22, Some(&b"bad"[..]))));
+        assert_eq!(message.errno(), Ok(22));
+        assert_eq!(
+            Message {
+                body: &body[..3],
+                ..message
+            }
+            .errno(),
+            Err(BrokenFraming)
+        );
+        let lowest = i32::MIN.to_ne_bytes();
+        assert_eq!(
+            Message {
+                body: &lowest,
+                ..message
+            }
+            .errno(),
+            Err(BrokenFraming)
+        );
     }
 }

@@ -144,6 +144,11 @@ pub fn has_expression(
     })
 }
 
+/// The text of an attribute, without its NUL.
+pub fn text_of(attributes: Attributes<'_>, kind: u16) -> Option<&[u8]> {
+    of_kind(attributes, kind).next().map(without_nul)
+}
+
 /// The family that a nat expression translates (NFPROTO_*), which in an inet table is its own.
 pub fn nat_family(nat: Attributes<'_>) -> Option<u32> {
     of_kind(nat, NFTA_NAT_FAMILY).next().and_then(be32_of)

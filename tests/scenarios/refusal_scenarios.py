@@ -197,14 +197,14 @@ class SecondInstance(Refusal):
             self.assertEqual(self.stop_complete(tool).report().flows(), [flow])
 
     HELD_BY_A_DEAD_PROCESS = """
-import os, socket, sys, time
-held = socket.socket(socket.AF_UNIX)
-held.bind("\\0conntracker")
-held.listen()
-if os.fork() == 0:  # keeps the socket, as a child does that has not come to its exec yet
+import fcntl, os, time
+held = open(f"/run/conntracker-{os.stat('/proc/self/ns/net').st_ino}.lock", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+held.write(f"{os.getpid()}\\n")
+held.flush()
+if os.fork() == 0:  # keeps the lock, as a child does that has not come to its exec yet
     print("held", flush=True)
     time.sleep(0.4)
-    os._exit(0)
 os._exit(0)
 """
 

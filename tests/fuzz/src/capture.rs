@@ -168,7 +168,7 @@ impl Capture<'_> {
                     NLMSG_DONE if message.flags & NLM_F_DUMP_INTR != 0 => {
                         return DumpProgress::Failed(0);
                     }
-                    NLMSG_DONE if message.errno().is_ok_and(|(errno, _)| errno > 0) => {
+                    NLMSG_DONE if message.errno().is_ok_and(|errno| errno > 0) => {
                         return DumpProgress::Failed(0);
                     }
                     NLMSG_DONE => return DumpProgress::Done,

@@ -1,6 +1,7 @@
 //! Writes the seeds: seeds FIXTURES SEEDS makes a folder for each target in SEEDS.
 
-use conntracker::run::input::What;
+use conntracker::event::DumpPass;
+use conntracker::run::input::{Input, What};
 use conntracker::run::recording::Recording;
 use conntracker::wire::kernel::*;
 use conntracker::wire::nftables::ct_state;
@@ -62,12 +63,25 @@ fn datagrams(seeds: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 fn meetings(seeds: &Path) -> io::Result<()> {
     use made::kind::*;
     for setup in 0..16 {
-        let ports = 20;
         let mut seed = vec![setup];
         for kind in [NEW, UPDATE, DUMPED, DESTROY, NEW] {
-            for sport in 0..ports {
+            let around = |seed: &mut Vec<u8>, inputs: &[What<'_>]| {
+                for what in inputs.iter().filter(|_| kind == DUMPED) {
+                    steps::append(
+                        seed,
+                        &Input {
+                            at_ns: 0,
+                            what: *what,
+                        },
+                        0,
+                    );
+                }
+            };
+            around(&mut seed, &[What::DumpBegan(DumpPass::Resync)]);
+            for sport in 0..20 {
                 steps::append_made(&mut seed, [kind, 0b1010, sport, 0, sport, 2, 7, 0], sport);
             }
+            around(&mut seed, &[What::DumpEnded, What::CaughtUp]);
         }
         write(seeds, "datagram", &format!("made-{setup}"), &seed)?;
     }
@@ -79,6 +93,12 @@ fn rules(seeds: &Path) -> io::Result<()> {
     rule.put_str(NFTA_RULE_TABLE, "t");
     rule.nest(NFTA_RULE_EXPRESSIONS, |expressions| {
         ct_state(expressions);
+        expressions.nest(NFTA_LIST_ELEM, |element| {
+            element.put_str(NFTA_EXPR_NAME, "nat");
+            element.nest(NFTA_EXPR_DATA, |nat| {
+                nat.put_be32(NFTA_NAT_FAMILY, u32::from(NFPROTO_IPV4));
+            });
+        });
         for (kind, name) in [("match", "conntrack"), ("target", "MASQUERADE")] {
             expressions.nest(NFTA_LIST_ELEM, |element| {
                 element.put_str(NFTA_EXPR_NAME, kind);

@@ -14,11 +14,12 @@ const DUMP_BEGAN: u8 = 3;
 const DUMP_ENDED: u8 = 4;
 const DUMP_FAILED: u8 = 5;
 const LOST: u8 = 6;
-const FINISHED: u8 = 7;
+const MARK: u8 = 7;
 const KIND_MASK: u8 = 7;
 
 const TRUNCATED: u8 = 1 << 3;
 const LOST_UNKNOWN: u8 = 1 << 3;
+const CAUGHT_UP: u8 = 1 << 3;
 const PASS_SHIFT: u8 = 3;
 const NETNS: u8 = 1 << 4;
 const NETNS_SHIFT: u8 = 5;
@@ -96,6 +97,7 @@ impl<'a> Iterator for Steps<'a> {
             DUMP_FAILED => What::DumpFailed,
             LOST if control & LOST_UNKNOWN != 0 => What::LostUnknown,
             LOST => What::LostTotal(u64::from(*clock)),
+            _ if control & CAUGHT_UP != 0 => What::CaughtUp,
             _ => What::Finished,
         };
         Some(Step::Raw(Input { at_ns, what }))
@@ -122,7 +124,8 @@ pub fn append(out: &mut Vec<u8>, input: &Input<'_>, clock: u8) {
         What::DumpFailed => (DUMP_FAILED, None),
         What::LostTotal(_) => (LOST, None),
         What::LostUnknown => (LOST | LOST_UNKNOWN, None),
-        What::Finished => (FINISHED, None),
+        What::CaughtUp => (MARK | CAUGHT_UP, None),
+        What::Finished => (MARK, None),
     };
     out.extend([control, clock]);
     if let Some(datagram) = datagram {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use conntracker::wire::attr::Attributes;
-use conntracker::wire::nftables::has_expression;
+use conntracker::wire::nftables::{has_expression, nat_family, text_of};
 use conntracker::wire::xtables::has_extension;
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
@@ -64,16 +64,22 @@ fn legacy(data: &[u8], ipv6: bool) {
 
 fn nf_tables(data: &[u8]) {
     let rule = Attributes::new(data);
-    let (expressions, extensions) = (Offered::new(data), Offered::new(data));
+    let [expressions, extensions, texts] = [(); 3].map(|()| Offered::new(data));
     assert!(!has_expression(
         rule,
-        |name| expressions.want(name),
+        |name, attributes| {
+            nat_family(attributes);
+            (0..4).for_each(|kind| {
+                text_of(attributes, kind).map(|text| texts.want(text));
+            });
+            expressions.want(name)
+        },
         |name| extensions.want(name)
     ));
-    expressions.each(|wanted| assert!(has_expression(rule, |name| name == wanted, |_| false)));
-    extensions.each(|wanted| assert!(has_expression(rule, |_| false, |name| name == wanted)));
+    expressions.each(|wanted| assert!(has_expression(rule, |name, _| name == wanted, |_| false)));
+    extensions.each(|wanted| assert!(has_expression(rule, |_, _| false, |name| name == wanted)));
     for wanted in [&b"ct"[..], b"conntrack"] {
-        let found = has_expression(rule, |name| name == wanted, |name| name == wanted);
+        let found = has_expression(rule, |name, _| name == wanted, |name| name == wanted);
         assert_eq!(found, expressions.has(wanted) || extensions.has(wanted));
         assert!(!found || data.windows(wanted.len()).any(|part| part == wanted));
     }
