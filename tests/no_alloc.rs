@@ -1,12 +1,18 @@
 //! Capturing allocates nothing: neither taking events, nor making room in a full table, nor
 //! following, nor recording.
 
+use conntracker::cli::Output;
 use conntracker::event::DumpPass;
 use conntracker::flow::filter::Filter;
 use conntracker::flow::table::Table;
+use conntracker::report::Format;
+use conntracker::run::follow::Follow;
 use conntracker::run::input::{Input, What};
+use conntracker::run::output::Destination;
 use conntracker::run::pipeline::Pipeline;
+use conntracker::run::recording::Recorder;
 use conntracker::sys::alloc::{Counting, count};
+use conntracker::sys::signal::Signals;
 use conntracker::wire::kernel::*;
 use conntracker::wire::request::Request;
 
@@ -57,7 +63,13 @@ fn take(pipeline: &mut Pipeline<'_>, bytes: &[u8]) {
 // One test: others in this process would allocate at the same time.
 #[test]
 fn events_reclaim_and_dumps_allocate_nothing() {
-    let mut pipeline = Pipeline::new(Table::new(1000, [1, 2]), Filter::default(), None);
+    let signals = Signals::open().unwrap();
+    let destination = Destination::open(&Output::File("/dev/null".into())).unwrap();
+    let follow = Follow::new(destination.sink(&signals).unwrap(), Format::Json);
+    let mut pipeline = Pipeline::new(Table::new(1000, [1, 2]), Filter::default(), Some(follow));
+    let recording =
+        std::env::temp_dir().join(format!("conntracker-no-alloc-{}", std::process::id()));
+    let mut recorder = Recorder::create(&recording).unwrap();
     // Enough to fill, evict, fold and refuse: finished ones, one busy client, and many of one flow each.
     let mut datagrams = Vec::new();
     for port in 0..3000 {
@@ -72,6 +84,12 @@ fn events_reclaim_and_dumps_allocate_nothing() {
     assert!(before > 0, "allocations are counted");
     for datagram in &datagrams {
         take(&mut pipeline, datagram);
+        let what = What::Events {
+            bytes: datagram,
+            truncated: false,
+            netns: None,
+        };
+        recorder.write(&Input { at_ns: 1, what }).unwrap();
     }
     for pass in [DumpPass::Resync, DumpPass::Final] {
         pipeline.take(&Input {
@@ -93,7 +111,10 @@ fn events_reclaim_and_dumps_allocate_nothing() {
         });
     }
     take(&mut pipeline, &broken);
+    pipeline.follow.as_mut().unwrap().hand_on().unwrap();
     let allocations = count() - before;
+    drop(recorder);
+    std::fs::remove_file(recording).unwrap();
     let counters = pipeline.counters;
     assert!(
         counters.evicted > 0 && counters.folded > 0 && counters.refused > 0,

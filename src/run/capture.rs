@@ -10,21 +10,22 @@
 //! not full it rests, since a wake-up costs more than the events that it brings.
 
 use super::dump::Dumper;
+use super::ending::write_report;
 use super::follow::Follow;
 use super::input::What;
+use super::intake::Intake;
 use super::log;
 use super::output::Destination;
 use super::pipeline::Pipeline;
 use super::recording::Recorder;
-use super::source::{EventSource, Intake, Queue};
+use super::source::{EventSource, Queue};
 use super::status::{Status, StatusLine};
+use super::table::new_table;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::event::DumpPass;
 use crate::firewall::activation::{self, Activated, Idle};
-use crate::flow::table::Table;
-use crate::limits::{BYTES_PER_FLOW, COALESCE};
-use crate::report;
+use crate::limits::COALESCE;
 use crate::report::summary::{Rungs, Summary};
 use crate::sys::instance::{self, Instance};
 use crate::sys::signal::{Signals, wait};
@@ -357,25 +358,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Writes the report, or the end of one that was followed.
-pub(super) fn write_report(
-    table: &Table,
-    follow: Option<Follow<'_>>,
-    summary: &Summary<'_>,
-    options: &Options,
-    destination: &Destination,
-    signals: &Signals,
-) -> Result<()> {
-    let written = match follow {
-        Some(follow) => follow.finish(summary),
-        None => {
-            let mut sink = destination.sink(signals)?;
-            report::write(table, summary, options.format, &mut sink).and_then(|()| sink.finish())
-        }
-    };
-    written.map_err(|error| Error::failed(destination.doing(), error, ""))
-}
-
 /// A message of the seed's: on stdout, unless that belongs to the report.
 fn say(destination: &Destination, message: &str) {
     let _ = if destination.is_stdout() {
@@ -410,38 +392,6 @@ fn events_are_off() -> Option<&'static str> {
     let off =
         machine::sysctl("net.netfilter.nf_conntrack_events").is_some_and(|value| value == "0");
     off.then_some("conntrack events are off (net.netfilter.nf_conntrack_events=0): only flows that a dump found are seen")
-}
-
-/// An empty table; one that the machine cannot hold is refused before it is used up.
-pub(super) fn new_table(capacity: u32) -> Result<Table> {
-    let needed = u64::from(capacity) * BYTES_PER_FLOW as u64;
-    let memory = machine::memory_bytes();
-    if needed > memory {
-        let cause = format!(
-            "it needs {} MiB and the machine has {}",
-            needed >> 20,
-            memory >> 20
-        );
-        return Err(Error::failed(
-            "making the flow table",
-            cause,
-            "see --capacity",
-        ));
-    }
-    // A limit below the machine's memory shows here, and not as an abort.
-    let mut trial: Vec<u8> = Vec::new();
-    if let Err(error) = trial.try_reserve_exact(capacity as usize * BYTES_PER_FLOW) {
-        return Err(Error::failed(
-            "making the flow table",
-            error,
-            "see --capacity",
-        ));
-    }
-    drop(trial);
-    let seed = machine::random::<16>()
-        .map_err(|error| Error::failed("asking the kernel for random numbers", error, ""))?;
-    let seed = u128::from_ne_bytes(seed);
-    Ok(Table::new(capacity, [seed as u64, (seed >> 64) as u64]))
 }
 
 fn waiting(error: io::Error) -> Error {

@@ -2,8 +2,8 @@
 //! their own, so that events keep the whole receive buffer, and are read between batches of events.
 
 use super::input::What;
+use super::intake::Intake;
 use super::pipeline::DumpProgress;
-use super::source::Intake;
 use crate::error::{Error, Result};
 use crate::event::DumpPass;
 use crate::limits::{DUMP_DATAGRAM_LEN, DUMP_TIMEOUT, RESYNC_PAUSE_FIRST, RESYNC_PAUSE_LONGEST};

@@ -2,8 +2,10 @@
 
 pub mod capture;
 mod dump;
-mod follow;
+mod ending;
+pub mod follow;
 pub mod input;
+mod intake;
 pub mod log;
 pub mod output;
 pub mod pipeline;
@@ -11,3 +13,4 @@ pub mod recording;
 pub mod replay;
 mod source;
 mod status;
+mod table;

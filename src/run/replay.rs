@@ -1,12 +1,13 @@
 //! The same report from a recorded file: no kernel, no root.
 
-use super::capture::{new_table, write_report};
+use super::ending::write_report;
 use super::follow::Follow;
 use super::input::What;
 use super::log;
 use super::output::Destination;
 use super::pipeline::Pipeline;
 use super::recording::Recording;
+use super::table::new_table;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::report::summary::{Rungs, Summary};
@@ -31,6 +32,10 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         )
     };
     let mut recording = Recording::open(file).map_err(|cause| unreadable(&cause))?;
+    log::line(format_args!(
+        "recorded on Linux {}",
+        recording.kernel_release
+    ));
     let destination = Destination::open(&options.output)?;
     let signals =
         Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;

@@ -1,8 +1,7 @@
 //! The socket that conntrack events come from.
 
-use super::input::{Input, What};
-use super::pipeline::{DumpProgress, Pipeline};
-use super::recording::Recorder;
+use super::input::What;
+use super::intake::Intake;
 use crate::cli::Options;
 use crate::error::{Error, Result};
 use crate::flow::filter::Filter;
@@ -16,7 +15,6 @@ use crate::wire::kernel::{
     AF_INET, AF_INET6, NFNLGRP_CONNTRACK_DESTROY, NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE,
 };
 use crate::wire::socket_filter;
-use std::io;
 use std::os::fd::BorrowedFd;
 
 /// NEW and DESTROY say all that a report needs; a TCP flow makes five UPDATEs on top of them.
@@ -28,31 +26,6 @@ const GROUPS_ALL_NETNS: [u32; 3] = [
     NFNLGRP_CONNTRACK_UPDATE,
     NFNLGRP_CONNTRACK_DESTROY,
 ];
-
-/// Where inputs go: into the pipeline, and into a recording where one was asked for.
-#[derive(Debug)]
-pub struct Intake<'a> {
-    /// The pipeline.
-    pub pipeline: Pipeline<'a>,
-    /// The recording.
-    pub recorder: Option<Recorder>,
-    /// Why the recording ended early, if it did.
-    pub record_error: Option<io::Error>,
-}
-
-impl Intake<'_> {
-    /// Takes one input.
-    pub fn take(&mut self, at_ns: u64, what: What<'_>) -> DumpProgress {
-        let input = Input { at_ns, what };
-        if let Some(recorder) = &mut self.recorder {
-            if let Err(error) = recorder.write(&input) {
-                self.record_error = Some(error);
-                self.recorder = None;
-            }
-        }
-        self.pipeline.take(&input)
-    }
-}
 
 /// What a round of reading found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,8 +49,7 @@ fn op(code: u16, k: u32) -> Instruction {
 /// A program that takes events of the wanted family (AF_*) and protocols and drops the rest;
 /// `None` where nothing is to be filtered. An empty `protocols` takes all of them.
 pub fn program(family: Option<u8>, protocols: &[u8]) -> Option<Vec<Instruction>> {
-    // A jump reaches 255 instructions; beyond that many protocols the filter is ours to apply.
-    if protocols.len() > 128 || (family.is_none() && protocols.is_empty()) {
+    if family.is_none() && protocols.is_empty() {
         return None;
     }
     let mut program = Vec::new();

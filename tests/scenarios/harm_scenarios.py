@@ -135,6 +135,22 @@ class OwnedTable(Firewall):
         self.assertEqual(self.stop_complete(tool).report().flows(), made)
         self.assertEqual(witness.nft_tables(self.network), before)
 
+    def test_notrack_is_no_use_of_conntrack(self):
+        """-j CT takes no reference where it says --notrack."""
+        for command in ("iptables-legacy", "ip6tables-legacy"):
+            self.network.run("router", command, "-w", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "--dport", "9", "-j", "CT", "--notrack")
+        tool = self.capture_json()
+        made = self.make_one_of_each_family()
+        self.assertEqual(witness.flows_in_table(self.network), made)
+        self.assertEqual(self.stop_complete(tool).report().flows(), made)
+
+    def test_nat_of_one_family_in_a_table_of_both(self):
+        self.network.nft("table inet partly { chain c { type nat hook prerouting priority 0; tcp dport 9 dnat ip to 10.77.2.2; }; }")
+        tool = self.capture_json()
+        made = self.make_one_of_each_family()
+        self.assertEqual(witness.flows_in_table(self.network), made, "IPv6 is not tracked")
+        self.assertEqual(self.stop_complete(tool).report().flows(), made)
+
     def test_activate_off_adds_nothing(self):
         tool = self.capture_json("--activate", "off")
         self.assert_as_before()

@@ -1,0 +1,29 @@
+//! What both commands do at their end.
+
+use super::follow::Follow;
+use super::output::Destination;
+use crate::cli::Options;
+use crate::error::{Error, Result};
+use crate::flow::table::Table;
+use crate::report;
+use crate::report::summary::Summary;
+use crate::sys::signal::Signals;
+
+/// Writes the report, or the end of one that was followed.
+pub(super) fn write_report(
+    table: &Table,
+    follow: Option<Follow<'_>>,
+    summary: &Summary<'_>,
+    options: &Options,
+    destination: &Destination,
+    signals: &Signals,
+) -> Result<()> {
+    let written = match follow {
+        Some(follow) => follow.finish(summary),
+        None => {
+            let mut sink = destination.sink(signals)?;
+            report::write(table, summary, options.format, &mut sink).and_then(|()| sink.finish())
+        }
+    };
+    written.map_err(|error| Error::failed(destination.doing(), error, ""))
+}

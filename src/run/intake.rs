@@ -1,0 +1,31 @@
+//! Where inputs go.
+
+use super::input::{Input, What};
+use super::pipeline::{DumpProgress, Pipeline};
+use super::recording::Recorder;
+use std::io;
+
+/// Where inputs go: into the pipeline, and into a recording where one was asked for.
+#[derive(Debug)]
+pub struct Intake<'a> {
+    /// The pipeline.
+    pub pipeline: Pipeline<'a>,
+    /// The recording.
+    pub recorder: Option<Recorder>,
+    /// Why the recording ended early, if it did.
+    pub record_error: Option<io::Error>,
+}
+
+impl Intake<'_> {
+    /// Takes one input.
+    pub fn take(&mut self, at_ns: u64, what: What<'_>) -> DumpProgress {
+        let input = Input { at_ns, what };
+        if let Some(recorder) = &mut self.recorder {
+            if let Err(error) = recorder.write(&input) {
+                self.record_error = Some(error);
+                self.recorder = None;
+            }
+        }
+        self.pipeline.take(&input)
+    }
+}
