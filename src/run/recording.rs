@@ -213,7 +213,7 @@ impl<R: Read> Recording<R> {
         }
         let mut release = vec![0; len];
         source.read_exact(&mut release)?;
-        let kernel_release = String::from_utf8_lossy(&release).into_owned();
+        let kernel_release = String::from_utf8_lossy(&release).replace(char::is_control, "?");
         Ok(Recording {
             source,
             payload: Vec::with_capacity(DUMP_DATAGRAM_LEN),

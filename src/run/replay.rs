@@ -12,6 +12,8 @@ use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::report::summary::{Rungs, Summary};
 use crate::sys::signal::Signals;
+use std::fmt::Display;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,14 +26,7 @@ const RUNGS: Rungs = Rungs {
 
 /// Reads the recording and writes its report. Returns the exit status.
 pub fn run(file: &Path, options: &Options) -> Result<u8> {
-    let unreadable = |cause: &dyn std::fmt::Display| {
-        Error::failed(
-            format_args!("reading the recording {}", file.display()),
-            cause,
-            "conntracker --record makes them",
-        )
-    };
-    let mut recording = Recording::open(file).map_err(|cause| unreadable(&cause))?;
+    let mut recording = Recording::open(file).map_err(|cause| unreadable(file, &cause))?;
     log::line(format_args!(
         "recorded on Linux {}",
         recording.kernel_release
@@ -47,32 +42,13 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         false => None,
     };
     let mut pipeline = Pipeline::new(new_table(options.capacity)?, options.filter.clone(), follow);
-    let (mut first_ns, mut last_ns, mut finished) = (None, 0, false);
-    loop {
-        let input = match recording.read() {
-            Ok(Some(input)) => input,
-            Ok(None) => break,
-            Err(cause) if cause.is_cut_short() => break,
-            Err(cause) => return Err(unreadable(&cause)),
-        };
-        first_ns = first_ns.or(Some(input.at_ns));
-        last_ns = input.at_ns;
-        finished = input.what == What::Finished;
-        pipeline.take(&input);
-        if signals.pending() {
-            return Err(Error::failed(
-                format_args!("reading {}", file.display()),
-                "ended by a signal",
-                "",
-            ));
-        }
-    }
+    let (duration, finished) = feed(file, &mut recording, &mut pipeline, &signals)?;
     let summary = Summary {
         counters: &pipeline.counters,
         rungs: &RUNGS,
         capacity: pipeline.table.capacity(),
         flows: pipeline.table.len(),
-        duration: Duration::from_nanos(last_ns.saturating_sub(first_ns.unwrap_or(last_ns))),
+        duration,
         allocations: 0,
         blind: (!finished)
             .then_some("the recording is cut short: what came after is not in this report"),
@@ -94,4 +70,37 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
     } else {
         EXIT_INCOMPLETE
     })
+}
+
+/// Sends the recording through the pipeline. Returns how long the capture was, and whether its end
+/// is in the file.
+fn feed<R: Read>(
+    file: &Path,
+    recording: &mut Recording<R>,
+    pipeline: &mut Pipeline<'_>,
+    signals: &Signals,
+) -> Result<(Duration, bool)> {
+    let (mut first_ns, mut last_ns, mut finished) = (None, 0, false);
+    loop {
+        let input = match recording.read() {
+            Ok(Some(input)) => input,
+            Ok(None) => break,
+            Err(cause) if cause.is_cut_short() => break,
+            Err(cause) => return Err(unreadable(file, &cause)),
+        };
+        first_ns = first_ns.or(Some(input.at_ns));
+        last_ns = input.at_ns;
+        finished = input.what == What::Finished;
+        pipeline.take(&input);
+        if signals.pending() {
+            return Err(unreadable(file, &"ended by a signal"));
+        }
+    }
+    let duration_ns = last_ns.saturating_sub(first_ns.unwrap_or(last_ns));
+    Ok((Duration::from_nanos(duration_ns), finished))
+}
+
+fn unreadable(file: &Path, cause: &dyn Display) -> Error {
+    let doing = format!("reading the recording {}", file.display());
+    Error::failed(doing, cause, "conntracker --record makes them")
 }

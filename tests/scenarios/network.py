@@ -140,6 +140,7 @@ class Network:
 
     def down(self):
         for handle in self._handles.values():
+            _remove_notes(os.fstat(handle).st_ino)
             os.close(handle)
         self._handles.clear()
         for name in self.names.values():
@@ -216,6 +217,13 @@ def _ip(lines, name=None):
 def _write(path, text):
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
+
+
+def _remove_notes(namespace):
+    """What a tool that was killed by force may leave under /run: its lock, and what it wrote down for the next start."""
+    for kind in ("lock", "state"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"/run/conntracker-{namespace}.{kind}")
 
 
 def _enter(handle):
