@@ -96,6 +96,17 @@ impl Kernel {
         Some(entry)
     }
 
+    /// Creates a flow, with this chance, or destroys one.
+    fn step(&mut self, random: &mut Random, create_percent: u64) -> Option<Event> {
+        if random.chance(create_percent) {
+            self.create(random)
+                .map(|entry| self.event(Kind::New, entry))
+        } else {
+            self.destroy(random)
+                .map(|entry| self.event(Kind::Destroy, entry))
+        }
+    }
+
     fn event(&mut self, kind: Kind, entry: Entry) -> Event {
         self.now_ns += 1;
         Event {
@@ -230,15 +241,7 @@ fn a_dump_makes_good_whatever_was_lost() {
     let (mut table, mut counters) = (Table::new(100_000, [3, 4]), Counters::default());
     for round in 0..60 {
         for _ in 0..1000 {
-            let event = if random.chance(55) {
-                kernel
-                    .create(&mut random)
-                    .map(|entry| kernel.event(Kind::New, entry))
-            } else {
-                kernel
-                    .destroy(&mut random)
-                    .map(|entry| kernel.event(Kind::Destroy, entry))
-            };
+            let event = kernel.step(&mut random, 55);
             if let Some(event) = event.filter(|_| !random.chance(30)) {
                 table.apply(&event, &mut counters, &mut ());
             }
@@ -267,15 +270,7 @@ fn dump_behind_events(
         let mut filled = kernel.live.clone();
         filled.retain(|entry| entry.original.sport % 8 == bucket);
         for _ in 0..40 {
-            let event = if random.chance(50) {
-                kernel
-                    .create(random)
-                    .map(|entry| kernel.event(Kind::New, entry))
-            } else {
-                kernel
-                    .destroy(random)
-                    .map(|entry| kernel.event(Kind::Destroy, entry))
-            };
+            let event = kernel.step(random, 50);
             if let Some(event) = event {
                 table.apply(&event, counters, &mut ());
             }
@@ -300,15 +295,7 @@ fn a_dump_behind_the_events_makes_good_whatever_was_lost() {
         let mut mistakes = 0;
         for round in 0..200 {
             for _ in 0..50 {
-                let event = if random.chance(55) {
-                    kernel
-                        .create(&mut random)
-                        .map(|entry| kernel.event(Kind::New, entry))
-                } else {
-                    kernel
-                        .destroy(&mut random)
-                        .map(|entry| kernel.event(Kind::Destroy, entry))
-                };
+                let event = kernel.step(&mut random, 55);
                 if let Some(event) = event.filter(|_| !random.chance(30)) {
                     table.apply(&event, &mut counters, &mut ());
                 }
