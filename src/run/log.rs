@@ -2,11 +2,17 @@
 
 use crate::error::{Error, Result};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Cursor, Write};
 
-/// One log line on stderr. What cannot be written there is nobody's to hear.
+/// One log line on stderr, in one write, so that it stays one among those of others. What cannot be
+/// written there is nobody's to hear. Allocates nothing: the capture says things, too.
 pub fn line(message: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "conntracker: {message}");
+    let mut line = Cursor::new([0u8; 2048]);
+    let mut stderr = io::stderr().lock();
+    let _ = match writeln!(line, "conntracker: {message}") {
+        Ok(()) => stderr.write_all(&line.get_ref()[..line.position() as usize]),
+        Err(_) => writeln!(stderr, "conntracker: {message}"), // a long one, piece by piece
+    };
 }
 
 /// Prints a text on stdout; for --help and --version.

@@ -110,7 +110,13 @@ impl<'a> Pipeline<'a> {
                 }
                 NLMSG_DONE => return dump_end(&message),
                 NLMSG_ERROR => {
-                    return DumpProgress::Failed(message.errno().unwrap_or(libc::EBADMSG));
+                    return DumpProgress::Failed(
+                        message
+                            .errno()
+                            .ok()
+                            .filter(|errno| *errno > 0)
+                            .unwrap_or(libc::EBADMSG),
+                    );
                 }
                 NEW_OR_UPDATE => self.entry(Kind::Dumped(self.pass), &message, None, at_ns),
                 _ => {}
