@@ -5,6 +5,7 @@
 //! table; a chain in a legacy table. The last two are written down under /run first, and swept by
 //! the next start.
 
+use super::Removal;
 use super::legacy::Chain;
 use super::nft::{self, Table};
 use super::state::{Leftover, StateFile};
@@ -53,8 +54,8 @@ pub struct Idle {
     ipv6: bool,
 }
 
-/// Removes what an earlier run left behind; returns what there is to say of it. What cannot be
-/// removed is somebody else's by now, or not ours to force: it is named once and let go.
+/// Removes what an earlier run left behind; returns what there is to say of it. What is somebody
+/// else's by now is named once and let go; what could not be removed is tried again by the next start.
 pub fn sweep() -> Vec<String> {
     let state = match StateFile::of_this_namespace() {
         Ok(state) => state,
@@ -69,25 +70,34 @@ pub fn sweep() -> Vec<String> {
         Ok(leftovers) => leftovers,
         Err(error) => return vec![format!("reading what an earlier run left behind: {error}")],
     };
-    let mut lines = Vec::new();
+    let (mut lines, mut again) = (Vec::new(), false);
     for leftover in &leftovers {
-        let removed = match leftover {
-            Leftover::NftTable(family) => nft::remove_leftover(*family).map_err(|error| {
-                Error::failed(
-                    "removing the nf_tables table of an earlier run",
-                    error,
-                    "it is left as it is",
-                )
-            }),
+        let removal = match leftover {
+            Leftover::NftTable(family) => nft::remove_leftover(*family)
+                .map_err(|error| Error::failed(format_args!("removing {leftover}"), error, "")),
             Leftover::LegacyChain(chain) => chain.remove(),
         };
-        lines.push(match removed {
-            Ok(()) => format!("removed what an earlier run left behind: {leftover}"),
-            Err(error) => error.to_string(),
-        });
+        match removal {
+            Ok(Removal::Removed) => lines.push(format!(
+                "removed what an earlier run left behind: {leftover}"
+            )),
+            Ok(Removal::NotThere) => {}
+            Ok(Removal::NotOurs) => {
+                lines.push(format!("{leftover} was changed by somebody: left as it is"))
+            }
+            Err(error) => {
+                again = true;
+                lines.push(error.to_string());
+            }
+        }
     }
-    if let Err(error) = state.clear() {
-        lines.push(format!("clearing the note of it under /run: {error}"));
+    if !again {
+        let cleared = state.clear();
+        lines.extend(
+            cleared
+                .err()
+                .map(|error| format!("clearing the note of it under /run: {error}")),
+        );
     }
     lines
 }
@@ -240,13 +250,17 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
     let state = write_down(&leftovers)?;
     let mut activated = Activated::new("legacy", log_line, Vec::new(), Some(state));
     for chain in chains {
-        match chain.create() {
-            Ok(()) => activated.undo.push(Undo::Chain(chain)),
-            Err(error) => {
-                activated.release()?;
-                return Err(error);
-            }
+        if chain.exists()? {
+            let what = format!("making {}", Leftover::LegacyChain(chain));
+            return Err(Error::failed(
+                what,
+                "there is one already, which is not ours",
+                "",
+            ));
         }
+        // From here on it is ours, also when its creation fails half-way.
+        activated.undo.push(Undo::Chain(chain.clone()));
+        chain.create()?;
     }
     Ok(activated)
 }
@@ -289,7 +303,14 @@ impl Activated {
                 Undo::Table(table) => table
                     .remove()
                     .map_err(|error| Error::failed("removing our nf_tables table", error, "")),
-                Undo::Chain(chain) => chain.remove(),
+                Undo::Chain(chain) => match chain.remove() {
+                    Ok(Removal::NotOurs) => Err(Error::failed(
+                        format_args!("removing {}", Leftover::LegacyChain(chain)),
+                        "somebody changed it",
+                        "it is left as it is",
+                    )),
+                    removal => removal.map(drop),
+                },
             };
             first_error = first_error.or(result.err());
         }

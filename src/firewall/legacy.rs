@@ -1,6 +1,7 @@
 //! For kernels without nf_tables: a chain of our own in a legacy table, made by the iptables program
 //! at hand. Nothing jumps to the chain; that its one rule refers to conntrack is enough.
 
+use super::Removal;
 use crate::error::{Error, Result};
 use crate::sys::clock;
 use crate::sys::xtables;
@@ -82,49 +83,72 @@ impl Chain {
         })
     }
 
-    /// Makes the chain and its rule.
-    pub fn create(&self) -> Result<()> {
-        self.run(&["-N", CHAIN])?;
-        self.run(&[&["-A", CHAIN], &RULE[..]].concat())
-            .map(drop)
-            .inspect_err(|_| {
-                let _ = self.run(&["-X", CHAIN]); // the first error is the one to tell
-            })
+    /// Whether there is a chain of that name, whoever made it.
+    pub fn exists(&self) -> Result<bool> {
+        Ok(self.listing()?.is_some())
     }
 
-    /// Removes the chain. One that is not there is fine; one that is not as we made it is
-    /// somebody else's by now, and stays.
-    pub fn remove(&self) -> Result<()> {
+    /// Makes the chain and its rule. After an error `remove` removes what was made of it.
+    pub fn create(&self) -> Result<()> {
+        self.must(&["-N", CHAIN])?;
+        self.must(&[&["-A", CHAIN], &RULE[..]].concat())
+    }
+
+    /// Removes the chain where it is as we made it.
+    pub fn remove(&self) -> Result<Removal> {
         if !xtables::loaded_tables(self.ipv6).contains(&self.table) {
-            return Ok(()); // asking for it would load it
+            return Ok(Removal::NotThere); // asking for it would load it
         }
-        let Ok(listing) = self.run(&["-S", CHAIN]) else {
-            return Ok(());
+        let Some(listing) = self.listing()? else {
+            return Ok(Removal::NotThere);
         };
         let rule = format!("-A {CHAIN} {}", RULE.join(" "));
         let mut lines = listing.lines().map(str::trim);
         let ours = lines.next() == Some(&format!("-N {CHAIN}")) && lines.all(|line| line == rule);
         if !ours {
-            let what = format!("removing chain {CHAIN} from legacy table {}", self.table);
-            return Err(Error::failed(
-                what,
-                "somebody changed it",
-                "it is left as it is",
-            ));
+            return Ok(Removal::NotOurs);
         }
-        self.run(&["-F", CHAIN])?;
-        self.run(&["-X", CHAIN]).map(drop)
+        self.must(&["-F", CHAIN])?;
+        self.must(&["-X", CHAIN])?;
+        Ok(Removal::Removed)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<String> {
-        let doing = || {
-            format!(
-                "running {} -w -t {} {}",
-                self.program.display(),
-                self.table,
-                arguments.join(" ")
-            )
-        };
+    /// The chain as rules, `None` where there is none. That the program could not look (it did not get
+    /// the lock, say) is an error, and not the same.
+    fn listing(&self) -> Result<Option<String>> {
+        const NO_SUCH_CHAIN: i32 = 1; // iptables(8): 2 is wrong usage, 3 and 4 are the system's
+        let output = self.run(&["-S", CHAIN])?;
+        match output.status.code() {
+            Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+            Some(NO_SUCH_CHAIN) => Ok(None),
+            _ => Err(self.failed(&["-S", CHAIN], &output)),
+        }
+    }
+
+    fn must(&self, arguments: &[&str]) -> Result<()> {
+        let output = self.run(arguments)?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(self.failed(arguments, &output))
+        }
+    }
+
+    fn failed(&self, arguments: &[&str], output: &Output) -> Error {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Error::failed(
+            self.doing(arguments),
+            said.lines().next().unwrap_or("no message"),
+            "",
+        )
+    }
+
+    fn doing(&self, arguments: &[&str]) -> String {
+        let (program, table) = (self.program.display(), &self.table);
+        format!("running {program} -w -t {table} {}", arguments.join(" "))
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
         let child = Command::new(&self.program)
             .args(["-w", "-t", &self.table])
             .args(arguments)
@@ -134,15 +158,9 @@ impl Chain {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
-        let output = child
+        child
             .and_then(bounded)
-            .map_err(|error| Error::failed(doing(), error, ""))?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let first_line = said.lines().next().unwrap_or("no message");
-        Err(Error::failed(doing(), first_line, ""))
+            .map_err(|error| Error::failed(self.doing(arguments), error, ""))
     }
 }
 

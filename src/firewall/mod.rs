@@ -5,3 +5,14 @@ pub mod legacy;
 pub mod nft;
 pub mod state;
 pub mod usage;
+
+/// What became of something of ours that was to be removed. An error means that it may still be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is removed.
+    Removed,
+    /// It was not there.
+    NotThere,
+    /// It is not as we made it: somebody else's by now, and left as it is.
+    NotOurs,
+}

@@ -1,6 +1,7 @@
 //! Our table in nf_tables: owned by our socket where the kernel can do that (Linux 5.12), so that
 //! it goes when we go, however we go; else a plain one that is removed at the end.
 
+use super::Removal;
 use crate::sys::netlink::{Batch as Buffers, Socket};
 use crate::sys::signal;
 use crate::wire::attr::Attributes;
@@ -55,9 +56,8 @@ impl Table {
     }
 }
 
-/// Removes a plain table that an earlier run left; one that is not there is fine, one that is not as
-/// we made it stays.
-pub fn remove_leftover(family: u8) -> io::Result<()> {
+/// Removes a plain table that an earlier run left, where it is as we made it.
+pub fn remove_leftover(family: u8) -> io::Result<Removal> {
     let socket = Socket::open()?;
     let mut rules = Vec::new();
     read_rules(&mut |rule_family, rule| {
@@ -67,12 +67,11 @@ pub fn remove_leftover(family: u8) -> io::Result<()> {
         }
         true
     });
-    if rules != [true] {
-        return Err(io::Error::other(
-            "it is not there any more, or not as it was made",
-        ));
+    match rules[..] {
+        [] => Ok(Removal::NotThere),
+        [true] => remove(&socket, family).map(|()| Removal::Removed),
+        _ => Ok(Removal::NotOurs),
     }
-    remove(&socket, family)
 }
 
 /// Reads all rules of nf_tables; `take` gets the family and the attributes of each, and says whether

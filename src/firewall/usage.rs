@@ -1,6 +1,6 @@
 //! Does a rule use conntrack? The kernel tracks a family in a namespace while some rule refers to
 //! it, reachable or not. So the rules are read, of legacy tables that are loaded and of nf_tables,
-//! and nothing is sent, changed or loaded. What else can use conntrack (Open vSwitch, tc, IPVS,
+//! and nothing is sent or changed. What else can use conntrack (Open vSwitch, tc, IPVS,
 //! an object or a set element of nf_tables) is not seen; then it is switched on once more, which
 //! changes nothing.
 

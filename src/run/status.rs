@@ -62,10 +62,8 @@ impl StatusLine {
         ) {
             return;
         }
-        let interval_s = (status.elapsed - self.drawn_before)
-            .as_secs_f64()
-            .max(0.001);
-        let rate = (status.events - self.events_before) as f64 / interval_s;
+        let interval_ms = (status.elapsed - self.drawn_before).as_millis().max(1) as u64;
+        let rate = (status.events - self.events_before).saturating_mul(1000) / interval_ms;
         let mut line = Cursor::new([0u8; 200]); // on the stack: capturing allocates nothing
         let _ = write!(
             line,

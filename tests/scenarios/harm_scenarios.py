@@ -1,5 +1,6 @@
 """The firewall after the tool is the firewall before it: rules, counters and settings of others, on every way out."""
 
+import fcntl
 import re
 import signal
 import sys
@@ -322,6 +323,29 @@ class LegacyChain(LegacyRules):
             self.stop_complete(self.capture())
             self.assertEqual(self.chains(), [])
         self.assertEqual(self.state_of_firewall(), before)
+
+    def test_what_a_held_lock_kept_is_swept_by_the_next_run(self):
+        """Somebody's iptables never lets go: the report is written, the chain is named, and not forgotten."""
+        self.add_rules_of_somebody()
+        before = self.state_of_firewall()
+        tool = self.capture_with_chain()
+        with open("/run/xtables.lock", "a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.assertEqual(tool.stop(), 1, tool.errors())
+        self.assertIn("xtables.lock", tool.errors())
+        self.assertNotEqual(self.chains(), [])
+        tool = self.capture()
+        self.assertIn("removed what an earlier run left behind", tool.errors())
+        self.stop_complete(tool)
+        self.assertEqual(self.state_of_firewall(), before)
+
+    def test_a_chain_of_somebody_with_our_name_stays(self):
+        self.network.run("router", "iptables-legacy", "-w", "20", "-t", "filter", "-N", OWN_CHAIN)
+        before = self.state_of_firewall()
+        tool = self.run_to_end("-o", "-", "--for", "0.1", "--activate", "legacy")
+        self.assertEqual(tool.process.returncode, 1, tool.errors())
+        self.assertIn("not ours", tool.errors())
+        self.assertEqual(self.state_of_firewall()["iptables-legacy-save"], before["iptables-legacy-save"])
 
     def test_nothing_is_added_where_conntrack_is_active(self):
         self.network.activate()
