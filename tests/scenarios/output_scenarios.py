@@ -242,6 +242,8 @@ class Terminal(WithFlows):
         self.assertIn("conntracker: complete: 2 flows", self.read())
         drawn = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.read()))
         status = [line for line in drawn if line and not line.startswith(("conntracker: ", "Starting", "Foreground", "Dumping", "Finished"))]
+        for line in status:
+            self.assertRegex(line, r"^\d+ s, \d+ flows, \d+ events/s, \d+ lost(, \d+ s left)?$")
         self.assertLessEqual(max(map(len, status), default=0), 80)
 
     def test_a_pipe_has_none(self):
