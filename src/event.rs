@@ -1,5 +1,7 @@
 //! The one vocabulary between the sources (sockets, recordings) and the flow table.
 
+pub mod step;
+
 use crate::wire::conntrack::Entry;
 
 /// Which dump an entry comes from; they differ in what an unknown entry means.
