@@ -74,7 +74,7 @@ fn allowed(room: &str) -> Option<&'static [&'static str]> {
         "flow" => &["event", "wire", "counters", "limits"],
         "report" => &["flow", "wire", "counters"],
         "sys" => &["limits"],
-        "firewall" => &["sys", "wire", "error", "limits"],
+        "firewall" => &["sys", "wire", "event", "error", "limits"],
         "cli" => &["error", "firewall", "flow", "limits", "report", "wire"],
         _ => return None,
     })

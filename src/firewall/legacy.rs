@@ -5,10 +5,13 @@ use super::Removal;
 use crate::error::{Error, Result};
 use crate::sys::clock;
 use crate::sys::xtables;
-use std::io;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The name of our chain.
@@ -18,6 +21,9 @@ pub const CHAIN: &str = "CONNTRACKER";
 const RULE: [&str; 4] = ["-m", "conntrack", "--ctstate", "INVALID"];
 
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More than any rule set: 600,000 rules of a hundred bytes.
+const OUTPUT_LEN_MAX: usize = 64 << 20;
 
 const TABLES: [&str; 5] = ["raw", "mangle", "filter", "nat", "security"];
 
@@ -164,20 +170,98 @@ impl Chain {
     }
 }
 
+/// The rules of a table as text: what `iptables-legacy-save -t TABLE` prints. `None` where the table is
+/// not loaded (asking would load it), or there is no such program, or it fails.
+pub fn saved(ipv6: bool, table: &str) -> Option<String> {
+    static PROGRAMS: [OnceLock<Option<PathBuf>>; 2] = [const { OnceLock::new() }; 2];
+    if !xtables::loaded_tables(ipv6)
+        .iter()
+        .any(|name| name == table)
+    {
+        return None;
+    }
+    let names = if ipv6 {
+        ["ip6tables-legacy-save", "ip6tables-save"]
+    } else {
+        ["iptables-legacy-save", "iptables-save"]
+    };
+    let [ipv4_program, ipv6_program] = &PROGRAMS;
+    let program = if ipv6 { ipv6_program } else { ipv4_program };
+    let find = || names.iter().find_map(|name| find_program(name));
+    let child = Command::new(program.get_or_init(find).as_ref()?)
+        .args(["-t", table])
+        .env_clear()
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let output = child.and_then(bounded).ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    output.status.success().then(|| text.into_owned())
+}
+
 /// Waits for the program, which itself waits for the lock of all iptables programs; somebody who
 /// never lets go of that must not keep us. While it waits it has changed nothing.
 fn bounded(mut child: Child) -> io::Result<Output> {
-    let began = clock::monotonic();
-    while child.try_wait()?.is_none() {
-        if clock::monotonic() - began > PROGRAM_TIMEOUT {
-            child.kill()?;
-            child.wait()?;
-            let cause = "it did not end: does another program hold /run/xtables.lock?";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, cause));
-        }
-        std::thread::sleep(Duration::from_millis(2));
+    let until = clock::monotonic() + PROGRAM_TIMEOUT;
+    let result = output(&mut child, until);
+    if result.is_err() {
+        child.kill()?;
+        child.wait()?;
     }
-    child.wait_with_output() // what it says here fits into a pipe
+    result
+}
+
+/// What it prints is read while it runs, since it may be more than a pipe holds; what it complains
+/// of is not.
+fn output(child: &mut Child, until: Duration) -> io::Result<Output> {
+    let mut printed = Vec::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        read_all(&mut pipe, &mut printed, until)?;
+    }
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        remaining(until)?;
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let mut complaints = Vec::new();
+    if let Some(mut pipe) = child.stderr.take() {
+        pipe.read_to_end(&mut complaints)?;
+    }
+    Ok(Output {
+        status,
+        stdout: printed,
+        stderr: complaints,
+    })
+}
+
+fn read_all(pipe: &mut ChildStdout, printed: &mut Vec<u8>, until: Duration) -> io::Result<()> {
+    let mut chunk = [0; 4096];
+    while printed.len() <= OUTPUT_LEN_MAX {
+        let timeout = Timespec::try_from(remaining(until)?).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match pipe.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(len) => printed.extend(chunk.iter().take(len)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::FileTooLarge.into())
+}
+
+fn remaining(until: Duration) -> io::Result<Duration> {
+    until.checked_sub(clock::monotonic()).ok_or_else(|| {
+        let cause = "it did not end: does another program hold /run/xtables.lock?";
+        io::Error::new(io::ErrorKind::TimedOut, cause)
+    })
 }
 
 /// The legacy program of that name: `iptables` may be the one that speaks nf_tables.
@@ -196,4 +280,36 @@ fn find_program(name: &str) -> Option<PathBuf> {
                     && !String::from_utf8_lossy(&output.stdout).contains("nf_tables")
             })
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn more_than_a_pipe_holds_is_read() {
+        let output = bounded(shell("head -c 3000000 /dev/zero; echo no >&2; exit 4")).unwrap();
+        assert_eq!(output.stdout, vec![0; 3_000_000]);
+        assert_eq!(output.stderr, b"no\n");
+        assert_eq!(output.status.code(), Some(4));
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_given_up() {
+        for script in ["exec sleep 60", "exec >&-; exec sleep 60", "exec yes"] {
+            let mut child = shell(script);
+            let until = clock::monotonic() + Duration::from_millis(50);
+            let error = output(&mut child, until).unwrap_err();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod legacy;
+pub mod legacy_rules;
 pub mod nft;
 pub mod state;
 pub mod usage;
