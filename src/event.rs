@@ -3,6 +3,7 @@
 pub mod step;
 
 use crate::wire::conntrack::Entry;
+use crate::wire::packet::Head;
 
 /// Which dump an entry comes from; they differ in what an unknown entry means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,4 +40,47 @@ pub struct Event {
     pub at_ns: u64,
     /// The entry.
     pub entry: Entry,
+}
+
+/// Which stream of trace messages a hit comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// nf_tables, and the number that it gave the packet.
+    Nft(u32),
+    /// The legacy tables.
+    Legacy,
+}
+
+/// Which base chain of a packet's way: the hook (NF_INET_*), the priority in it, and for the legacy
+/// tables how far in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// NF_INET_*.
+    pub hook: u8,
+    /// Priority in the hook.
+    pub priority: i32,
+    /// The rule's number in a built-in legacy chain, 1 for a base chain of nf_tables; 0 in a chain that
+    /// was entered from there.
+    pub number: u32,
+}
+
+/// A traced packet met a rule, a policy or the end of a chain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Which stream tells it.
+    pub stream: Stream,
+    /// When it was read, nanoseconds since 1970.
+    pub at_ns: u64,
+    /// The packet's head, where the message has it: at least in its first in each base chain.
+    pub head: Option<Head>,
+    /// Its conntrack entry's id, and whether it goes in that entry's reply direction.
+    pub conntrack: Option<(u32, bool)>,
+    /// Where it is, where that is known; else where its last hit was.
+    pub station: Option<Station>,
+    /// It is one of our own rules that make the kernel trace: a packet's way begins with it.
+    pub own: bool,
+    /// The step's number in the dictionary; `None` where there is nothing to show.
+    pub step: Option<u32>,
+    /// Whether the packet goes no further.
+    pub denies: bool,
 }

@@ -103,7 +103,7 @@ pub struct RuleText {
 }
 
 /// One step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
     /// Whose step.
     pub firewall: Firewall,
@@ -125,4 +125,11 @@ pub struct Step {
     pub comment: Box<str>,
     /// The generation of the nf_tables ruleset that it was read from.
     pub generation: Option<u32>,
+}
+
+impl Step {
+    /// Whether the packet went no further because of it.
+    pub fn denies(&self) -> bool {
+        self.verdict.as_ref().is_some_and(Verdict::denies)
+    }
 }

@@ -103,8 +103,19 @@ pub const IPS_SEEN_REPLY: u32 = 1 << 1;
 pub const NFT_MSG_NEWTABLE: u16 = 0;
 pub const NFT_MSG_DELTABLE: u16 = 2;
 pub const NFT_MSG_NEWCHAIN: u16 = 3;
+pub const NFT_MSG_GETCHAIN: u16 = 4;
+pub const NFT_MSG_DELCHAIN: u16 = 5;
 pub const NFT_MSG_NEWRULE: u16 = 6;
 pub const NFT_MSG_GETRULE: u16 = 7;
+pub const NFT_MSG_DELRULE: u16 = 8;
+pub const NFT_MSG_NEWSET: u16 = 9;
+pub const NFT_MSG_NEWSETELEM: u16 = 12;
+pub const NFT_MSG_NEWGEN: u16 = 15;
+pub const NFT_MSG_GETGEN: u16 = 16;
+pub const NFT_MSG_TRACE: u16 = 17;
+pub const NFT_MSG_DESTROYTABLE: u16 = 26;
+pub const NFT_MSG_DESTROYCHAIN: u16 = 27;
+pub const NFT_MSG_DESTROYRULE: u16 = 28;
 
 // nf_tables attributes, each enum in its own order
 pub const NFTA_LIST_ELEM: u16 = 1;
@@ -113,6 +124,11 @@ pub const NFTA_TABLE_FLAGS: u16 = 2;
 pub const NFT_TABLE_F_OWNER: u32 = 0x2;
 pub const NFTA_CHAIN_TABLE: u16 = 1;
 pub const NFTA_CHAIN_NAME: u16 = 3;
+pub const NFTA_CHAIN_HOOK: u16 = 4;
+pub const NFTA_HOOK_HOOKNUM: u16 = 1;
+pub const NFTA_HOOK_PRIORITY: u16 = 2;
+pub const NFTA_GEN_ID: u16 = 1;
+pub const NFTA_RULE_HANDLE: u16 = 3;
 pub const NFTA_RULE_TABLE: u16 = 1;
 pub const NFTA_RULE_CHAIN: u16 = 2;
 pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
@@ -124,6 +140,51 @@ pub const NFTA_CT_DREG: u16 = 1;
 pub const NFTA_CT_KEY: u16 = 2;
 pub const NFT_CT_STATE: u32 = 0;
 pub const NFT_REG_1: u32 = 1;
+
+// enum nft_trace_attributes
+pub const NFTA_TRACE_TABLE: u16 = 1;
+pub const NFTA_TRACE_CHAIN: u16 = 2;
+pub const NFTA_TRACE_RULE_HANDLE: u16 = 3;
+pub const NFTA_TRACE_TYPE: u16 = 4;
+pub const NFTA_TRACE_VERDICT: u16 = 5;
+pub const NFTA_TRACE_ID: u16 = 6;
+pub const NFTA_TRACE_NETWORK_HEADER: u16 = 8;
+pub const NFTA_TRACE_TRANSPORT_HEADER: u16 = 9;
+pub const NFTA_TRACE_IIF: u16 = 10;
+pub const NFTA_TRACE_OIF: u16 = 12;
+pub const NFTA_TRACE_POLICY: u16 = 16;
+pub const NFTA_TRACE_CT_ID: u16 = 18;
+pub const NFTA_TRACE_CT_DIRECTION: u16 = 19;
+pub const NFT_TRACETYPE_POLICY: u32 = 1;
+pub const NFT_TRACETYPE_RETURN: u32 = 2;
+pub const NFT_TRACETYPE_RULE: u32 = 3;
+pub const NFTA_VERDICT_CODE: u16 = 1;
+pub const NFTA_VERDICT_CHAIN: u16 = 2;
+
+// netfilter.h: verdicts and hooks; netfilter/nf_tables.h: enum nft_verdicts
+pub const NF_DROP: i32 = 0;
+pub const NF_ACCEPT: i32 = 1;
+pub const NF_STOLEN: i32 = 2;
+pub const NF_QUEUE: i32 = 3;
+pub const NFT_JUMP: i32 = -3;
+pub const NFT_GOTO: i32 = -4;
+pub const NFT_RETURN: i32 = -5;
+pub const NF_INET_PRE_ROUTING: u8 = 0;
+pub const NF_INET_LOCAL_IN: u8 = 1;
+pub const NF_INET_FORWARD: u8 = 2;
+pub const NF_INET_LOCAL_OUT: u8 = 3;
+pub const NF_INET_POST_ROUTING: u8 = 4;
+pub const NFPROTO_NETDEV: u8 = 5;
+pub const NFPROTO_BRIDGE: u8 = 7;
+
+// netfilter/nfnetlink_log.h
+pub const NFNL_SUBSYS_ULOG: u16 = 4;
+pub const NFULNL_MSG_PACKET: u16 = 0;
+pub const NFULA_PACKET_HDR: u16 = 1;
+pub const NFULA_PAYLOAD: u16 = 9;
+pub const NFULA_PREFIX: u16 = 10;
+pub const NFULA_CT: u16 = 18;
+pub const NFULA_CT_INFO: u16 = 19;
 
 /// Protocols by the names that conntrack(8) and /etc/protocols use.
 pub const PROTOCOL_NAMES: [(u8, &str); 14] = [

@@ -28,6 +28,13 @@ impl<'a> Message<'a> {
         Ok((family, Attributes::new(attributes)))
     }
 
+    /// nfgenmsg.res_id: a group, or the low bits of a generation.
+    pub fn resource(&self) -> Option<u16> {
+        let (header, _) = self.body.split_first_chunk::<NFGENMSG_LEN>()?;
+        let [_, _, high, low] = *header;
+        Some(u16::from_be_bytes([high, low]))
+    }
+
     /// Reads an NLMSG_ERROR body: 0 is an acknowledgement, else a positive errno.
     pub fn errno(&self) -> Result<i32, BrokenFraming> {
         let (code, _) = self.body.split_first_chunk::<4>().ok_or(BrokenFraming)?;

@@ -15,8 +15,14 @@
 pub mod attr;
 pub mod conntrack;
 pub mod kernel;
+pub mod kernel_nft;
+pub mod kernel_trace;
 pub mod message;
+pub mod nflog;
+pub mod nflog_config;
 pub mod nftables;
+pub mod nftrace;
+pub mod packet;
 pub mod request;
 pub mod socket_filter;
 pub mod xtables;

@@ -4,9 +4,29 @@
 //! A change is one batch: BATCH_BEGIN, the objects, BATCH_END; the kernel applies all of it or
 //! nothing. Every number in nf_tables attributes is big-endian, strings end with a NUL.
 
-use super::attr::{Attributes, be32_of};
+pub mod expression;
+
+use super::attr::{Attributes, be32_of, be64_of};
 use super::kernel::*;
+use super::kernel_trace::*;
 use super::request::Request;
+
+/// A set that rules enter keys into.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySet<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its number within the batch, by which rules of the same batch refer to it.
+    pub id: u32,
+    /// What the key is made of, in nft's own numbering of types; the kernel only keeps it.
+    pub key_types: &'a [u32],
+    /// Bytes of a key.
+    pub key_len: u32,
+    /// Keys that it holds at most.
+    pub size: u32,
+    /// How long a key stays, in milliseconds.
+    pub timeout_ms: u64,
+}
 
 /// A batch under construction. Each object asks for its own acknowledgement.
 #[derive(Debug)]
@@ -77,6 +97,39 @@ impl<'a> Batch<'a> {
         request.put_str(NFTA_CHAIN_NAME, name);
     }
 
+    /// Creates a filter chain at a hook (NF_INET_*) that lets everything pass.
+    pub fn new_base_chain(&mut self, name: &str, hook: u32, priority: i32) {
+        self.new_chain(name);
+        let request = &mut self.request;
+        request.nest(NFTA_CHAIN_HOOK, |at| {
+            at.put_be32(NFTA_HOOK_HOOKNUM, hook);
+            at.put(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
+        });
+        request.put(NFTA_CHAIN_POLICY, &NF_ACCEPT.to_be_bytes());
+        request.put_str(NFTA_CHAIN_TYPE, "filter");
+    }
+
+    /// Creates a set.
+    pub fn new_set(&mut self, set: KeySet<'_>) {
+        const TYPE_BITS: u32 = 6; // of each part of a concatenated type
+        let key_type = set
+            .key_types
+            .iter()
+            .fold(0, |types: u32, part| (types << TYPE_BITS) | part);
+        let table = self.table;
+        let request = self.object(NFT_MSG_NEWSET, NLM_F_CREATE);
+        request.put_str(NFTA_SET_TABLE, table);
+        request.put_str(NFTA_SET_NAME, set.name);
+        request.put_be32(NFTA_SET_FLAGS, NFT_SET_TIMEOUT | NFT_SET_EVAL);
+        request.put_be32(NFTA_SET_KEY_TYPE, key_type);
+        request.put_be32(NFTA_SET_KEY_LEN, set.key_len);
+        request.put_be32(NFTA_SET_ID, set.id);
+        request.put(NFTA_SET_TIMEOUT, &set.timeout_ms.to_be_bytes());
+        request.nest(NFTA_SET_DESC, |desc| {
+            desc.put_be32(NFTA_SET_DESC_SIZE, set.size);
+        });
+    }
+
     /// Appends a rule made of what `expressions` puts.
     pub fn new_rule(&mut self, chain: &str, expressions: impl FnOnce(&mut Request)) {
         let table = self.table;
@@ -84,6 +137,27 @@ impl<'a> Batch<'a> {
         request.put_str(NFTA_RULE_TABLE, table);
         request.put_str(NFTA_RULE_CHAIN, chain);
         request.nest(NFTA_RULE_EXPRESSIONS, expressions);
+    }
+
+    /// Appends a rule with a comment, which nft shows behind it.
+    pub fn new_rule_with_comment(
+        &mut self,
+        chain: &str,
+        comment: &str,
+        expressions: impl FnOnce(&mut Request),
+    ) {
+        self.new_rule(chain, expressions);
+        self.request
+            .put(NFTA_RULE_USERDATA, &comment_bytes(comment));
+    }
+
+    /// Removes the rule that the kernel gave this handle.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) {
+        let table = self.table;
+        let request = self.object(NFT_MSG_DELRULE, 0);
+        request.put_str(NFTA_RULE_TABLE, table);
+        request.put_str(NFTA_RULE_CHAIN, chain);
+        request.put(NFTA_RULE_HANDLE, &handle.to_be_bytes());
     }
 
     /// Ends the batch: the bytes, and how many acknowledgements they ask for.
@@ -100,22 +174,77 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// `ct state` loaded into the first register. That a rule refers to conntrack, reachable or not, is
-/// what makes the kernel track in this namespace (net/netfilter/nft_ct.c, nft_ct_get_init).
+/// `ct state invalid`. That a rule refers to conntrack, reachable or not, is what makes the kernel track
+/// in this namespace (net/netfilter/nft_ct.c, nft_ct_get_init); one without a test is no rule to nft.
 pub fn ct_state(expressions: &mut Request) {
-    expressions.nest(NFTA_LIST_ELEM, |element| {
-        element.put_str(NFTA_EXPR_NAME, "ct");
-        element.nest(NFTA_EXPR_DATA, |ct| {
-            ct.put_be32(NFTA_CT_DREG, NFT_REG_1);
-            ct.put_be32(NFTA_CT_KEY, NFT_CT_STATE);
-        });
-    });
+    const INVALID: u32 = 1; // NF_CT_STATE_INVALID_BIT
+    expression::ct(expressions, NFT_CT_STATE, 0);
+    expression::mask(expressions, 0, INVALID);
+    expression::compare(expressions, 0, NFT_CMP_NEQ, &[0; 4]);
 }
 
 /// A request for all rules of all families.
 pub fn rules_request(sequence: u32) -> Request {
     let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETRULE;
     Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, AF_UNSPEC)
+}
+
+/// A request for all chains of all families.
+pub fn chains_request(sequence: u32) -> Request {
+    let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETCHAIN;
+    Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, AF_UNSPEC)
+}
+
+/// A request for the number of the ruleset's generation.
+pub fn generation_request(sequence: u32) -> Request {
+    let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN;
+    Request::new(kind, NLM_F_REQUEST | NLM_F_ACK, sequence, AF_UNSPEC)
+}
+
+/// A comment as nft keeps it in a rule's user data: its kind (0), its length, and text with a NUL. A
+/// comment that is too long is cut.
+fn comment_bytes(comment: &str) -> Vec<u8> {
+    let text = comment.as_bytes();
+    let text = text.get(..text.len().min(127)).unwrap_or_default();
+    let len = u8::try_from(text.len())
+        .unwrap_or(u8::MAX)
+        .saturating_add(1);
+    [&[0, len], text, &[0]].concat()
+}
+
+/// Whether a rule has this comment, and no other user data.
+pub fn has_comment(rule: Attributes<'_>, comment: &str) -> bool {
+    of_kind(rule, NFTA_RULE_USERDATA).any(|data| data == comment_bytes(comment))
+}
+
+/// The handle that the kernel gave a rule.
+pub fn handle_of(rule: Attributes<'_>) -> Option<u64> {
+    of_kind(rule, NFTA_RULE_HANDLE).next().and_then(be64_of)
+}
+
+/// The packets that the first counter of a rule has counted.
+pub fn counted_packets(rule: Attributes<'_>) -> Option<u64> {
+    let expressions = of_kind(rule, NFTA_RULE_EXPRESSIONS).flat_map(Attributes::new);
+    expressions
+        .filter_map(Result::ok)
+        .find_map(|(_, expression)| {
+            let attributes = Attributes::new(expression);
+            let name = of_kind(attributes, NFTA_EXPR_NAME).next().map(without_nul);
+            let data = of_kind(attributes, NFTA_EXPR_DATA).next()?;
+            let packets = of_kind(Attributes::new(data), NFTA_COUNTER_PACKETS).next();
+            packets
+                .filter(|_| name == Some(b"counter"))
+                .and_then(be64_of)
+        })
+}
+
+/// A request for the rules of one chain; a kernel before 4.7 answers with more.
+pub fn chain_rules_request(sequence: u32, family: u8, table: &str, chain: &str) -> Request {
+    let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETRULE;
+    let mut request = Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, family);
+    request.put_str(NFTA_RULE_TABLE, table);
+    request.put_str(NFTA_RULE_CHAIN, chain);
+    request
 }
 
 /// Whether a rule (the attributes of an NFT_MSG_NEWRULE message) has an expression that is `wanted`,
@@ -144,6 +273,11 @@ pub fn has_expression(
     })
 }
 
+/// The payload of an attribute.
+pub fn attribute_of(attributes: Attributes<'_>, kind: u16) -> Option<&[u8]> {
+    of_kind(attributes, kind).next()
+}
+
 /// The text of an attribute, without its NUL.
 pub fn text_of(attributes: Attributes<'_>, kind: u16) -> Option<&[u8]> {
     of_kind(attributes, kind).next().map(without_nul)
@@ -161,7 +295,7 @@ fn of_kind(attributes: Attributes<'_>, wanted: u16) -> impl Iterator<Item = &[u8
         .map(|(_, payload)| payload)
 }
 
-fn without_nul(name: &[u8]) -> &[u8] {
+pub(super) fn without_nul(name: &[u8]) -> &[u8] {
     name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
@@ -206,5 +340,39 @@ mod tests {
         };
         assert!(has("ct", "") && has("", "connmark"));
         assert!(!has("connmark", "ct") && !has("match", "match"));
+    }
+
+    #[test]
+    fn what_is_told_of_a_rule_is_read() {
+        let mut batch = Batch::new(NFPROTO_INET, "t");
+        batch.new_rule_with_comment("c", "ours", expression::counter);
+        let (request, _) = batch.finish();
+        let message = Messages::new(request.bytes()).nth(1).unwrap().unwrap();
+        let (_, rule) = message.netfilter().unwrap();
+        assert!(has_comment(rule, "ours") && !has_comment(rule, "our"));
+        assert_eq!((handle_of(rule), counted_packets(rule)), (None, None));
+        let mut told = Request::new(0, 0, 0, 0);
+        told.put(NFTA_RULE_HANDLE, &7u64.to_be_bytes());
+        told.nest(NFTA_RULE_EXPRESSIONS, |expressions| {
+            ct_state(expressions);
+            expressions.nest(NFTA_LIST_ELEM, |element| {
+                element.put_str(NFTA_EXPR_NAME, "counter");
+                element.nest(NFTA_EXPR_DATA, |data| {
+                    data.put(1, &1000u64.to_be_bytes()); // NFTA_COUNTER_BYTES
+                    data.put(NFTA_COUNTER_PACKETS, &42u64.to_be_bytes());
+                });
+            });
+        });
+        let told = Attributes::new(&told.bytes()[20..]);
+        assert_eq!(
+            (handle_of(told), counted_packets(told)),
+            (Some(7), Some(42))
+        );
+    }
+
+    #[test]
+    fn a_comment_that_is_too_long_is_cut() {
+        let bytes = comment_bytes(&"x".repeat(300));
+        assert_eq!((bytes.len(), bytes[1]), (130, 128));
     }
 }
