@@ -44,6 +44,27 @@ pub struct Counters {
     /// Events that came after a dump had shown a later flow with the same tuple: what they say of the
     /// flow before is not kept.
     pub stale: u64,
+
+    /// Traced packets whose way is known.
+    pub traced: u64,
+    /// Trace messages and lines read.
+    pub trace_messages: u64,
+    /// Trace messages that the kernel could not queue.
+    pub trace_lost: u64,
+    /// Times an unknown number of them was lost.
+    pub trace_lost_unknown: u64,
+    /// Packets that the cap on tracing left out.
+    pub untraced: u64,
+    /// Trace messages that belong to no packet that is known.
+    pub orphans: u64,
+    /// Packets with more steps than are kept.
+    pub shortened: u64,
+    /// Steps and paths that found no room in the dictionary.
+    pub ways_refused: u64,
+    /// Hits of rules that were gone before they could be read.
+    pub unresolved: u64,
+    /// Traced packets of no flow that the report has.
+    pub unjoined: u64,
 }
 
 impl Counters {
@@ -66,6 +87,11 @@ impl Counters {
             self.refused,
             self.refused_late,
             self.stale,
+            self.trace_lost,
+            self.trace_lost_unknown,
+            self.untraced,
+            self.shortened,
+            self.ways_refused,
         ]
         .iter()
         .all(|count| *count == 0)

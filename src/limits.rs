@@ -59,8 +59,78 @@ pub const RECLAIM_SHARE: u32 = 64;
 /// The longest `--for`: a century.
 pub const DURATION_MAX_S: u64 = 100 * 366 * 86_400;
 
+/// Packets in a second that may be traced, unless the caller says otherwise: each makes some ten
+/// messages, at 1.3 µs of the packet's own time each.
+pub const TRACE_RATE_DEFAULT: u32 = 2000;
+
+/// The most that the legacy limit match can be asked for in a second.
+pub const TRACE_RATE_LEGACY_MAX: u32 = 10_000;
+
+/// Receive buffer of each trace socket: 25,000 messages as the kernel charges them, about a second
+/// of tracing at its full rate.
+pub const TRACE_RECEIVE_BUFFER: u32 = 16 << 20;
+
+/// The trace queues may never hold more than this share of the machine's memory (the kernel doubles
+/// what is asked for, hence half of it).
+pub const TRACE_RECEIVE_BUFFER_MEMORY_SHARE: u64 = 128;
+
+/// Flows whose traced packets the kernel counts for us at a time; beyond, only the common rate
+/// limits them.
+pub const TRACE_KEYS_MAX: u32 = 65_536;
+/// And on a small machine at least.
+pub const TRACE_KEYS_MIN: u32 = 1024;
+/// Memory that a machine has for each of these: all of them from 1 GiB on.
+pub const TRACE_KEY_MEMORY_SHARE: u64 = 16 << 10;
+
+/// How long a flow that is silent is remembered as traced, in milliseconds.
+pub const TRACE_KEY_TIMEOUT_MS: u32 = 10_000;
+
+/// Bytes of a packet in a line of the legacy tables: IPv6 with an extension header, and TCP.
+pub const TRACE_LOG_COPY_LEN: u32 = 128;
+
 const _: () = assert!(
     SLOTS_PER_FLOW > 2,
     "both sides of every flow need a slot, and one must stay free"
 );
 const _: () = assert!(EVENT_DATAGRAM_LEN >= 2048 && DUMP_DATAGRAM_LEN > 32 << 10);
+
+/// Steps kept apart; a ruleset of ten thousand rules, each of them hit, reloaded a few times.
+pub const STEPS_MAX: usize = 1 << 16;
+
+/// Paths kept apart.
+pub const PATHS_MAX: usize = 1 << 18;
+
+/// Steps of one packet: chains three deep at every hook, in two firewalls. Of more the last is kept.
+pub const STEPS_OF_PACKET: usize = 96;
+
+/// Packets under way at a time: what the cap lets through in a quarter of a second.
+pub const OPEN_PACKETS: usize = 512;
+
+/// How long nothing is heard of a traced packet before its way is taken to be at its end. Its steps
+/// come within microseconds of each other; two sockets are read a few milliseconds apart.
+pub const PACKET_QUIET: Duration = Duration::from_millis(40);
+
+/// The longest record that tracing writes: a legacy table of a hundred thousand rules.
+pub const RECORD_LEN_MAX: usize = 64 << 20;
+
+/// Room for one trace datagram: a hit takes 150 bytes, changes of the ruleset come in up to 8 KiB.
+pub const TRACE_DATAGRAM_LEN: usize = 16 << 10;
+
+/// Room for one line of the legacy tables, with 128 bytes of its packet.
+pub const LOG_DATAGRAM_LEN: usize = 2048;
+
+/// Rules are read again no sooner than after so many times what reading them took: a fifth of the time
+/// at most, and that only where they change all the time.
+pub const READ_AGAIN_FACTOR: u32 = 4;
+
+/// Legacy tables are read again no sooner than after this.
+pub const READ_AGAIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// A legacy table's own program is run no sooner again than after this.
+pub const SAVE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often the count of packets that the cap left out is read.
+pub const UNTRACED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most that can be asked for.
+pub const TRACE_RATE_MAX: u32 = 1_000_000;

@@ -24,6 +24,7 @@ const FLAG_INDEXED: u16 = 1 << 10;
 const FLAG_AHEAD: u16 = 1 << 11;
 const FLAG_BEGAN_SINCE_DUMP: u16 = 1 << 12;
 const FLAG_ENDED_SINCE_DUMP: u16 = 1 << 13;
+const FLAG_UNCONFIRMED: u16 = 1 << 14;
 const NO_TCP_STATE: u8 = u8::MAX;
 
 /// How far a flow's life is known.
@@ -35,6 +36,8 @@ pub enum Life {
     Ended,
     /// A later dump did not have it any more: it ended unseen.
     Gone,
+    /// Conntrack never confirmed it: only a trace has told of it.
+    Unconfirmed,
 }
 
 /// The flows that a folded entry stands for, as far as they are believed to live.
@@ -154,6 +157,19 @@ impl Flow {
         if let Some(at_ns) = at_ns {
             self.set(FLAG_END_KNOWN, true);
             self.last_ns = at_ns;
+        }
+    }
+
+    /// Only a trace has told of it: it is not newer than anything that conntrack says.
+    pub(super) fn set_unconfirmed(&mut self) {
+        self.set(FLAG_UNCONFIRMED, true);
+        self.set(FLAG_BEGAN_SINCE_DUMP, false);
+    }
+
+    /// Another packet of it was traced, where only traces tell of it.
+    pub(super) fn see_unconfirmed(&mut self, at_ns: u64) {
+        if self.flag(FLAG_UNCONFIRMED) {
+            self.last_ns = self.last_ns.max(at_ns);
         }
     }
 
@@ -353,9 +369,9 @@ impl Flow {
         self.tuple(Side::Original).is_icmp()
     }
 
-    /// CTA_ID; `None` for a folded entry.
+    /// CTA_ID; `None` for a folded entry and for a flow that conntrack never confirmed.
     pub fn id(&self) -> Option<u32> {
-        (!self.is_folded()).then_some(self.id_or_count)
+        (!self.is_folded() && !self.flag(FLAG_UNCONFIRMED)).then_some(self.id_or_count)
     }
 
     /// How many flows this entry stands for; 1 unless folded.
@@ -443,6 +459,9 @@ impl Flow {
 
     /// How far its life is known.
     pub fn life(&self) -> Life {
+        if self.flag(FLAG_UNCONFIRMED) {
+            return Life::Unconfirmed;
+        }
         match (self.flag(FLAG_ENDED), self.flag(FLAG_END_KNOWN)) {
             (false, _) => Life::Live,
             (true, true) => Life::Ended,

@@ -1,12 +1,15 @@
 //! The flow table: which flows there are, under fixed memory.
 
+pub mod assembly;
 pub mod entry;
 pub mod filter;
 mod index;
 pub mod key;
 #[cfg(test)]
 mod model_tests;
+pub mod path;
 mod reclaim;
 #[cfg(test)]
 mod step_tests;
 pub mod table;
+pub mod traced;

@@ -123,12 +123,13 @@ impl Kernel {
 struct Told(HashMap<&'static str, u64>);
 
 impl Observer for Told {
-    fn changed(&mut self, change: Change, _: &Flow) {
+    fn changed(&mut self, change: Change, _: &Flow, _: super::traced::Traced) {
         let name = match change {
             Change::Started => "started",
             Change::Existing => "existing",
             Change::Ended => "ended",
             Change::Gone => "gone",
+            Change::Traced => "traced",
         };
         *self.0.entry(name).or_default() += 1;
     }

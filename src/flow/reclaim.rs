@@ -61,7 +61,7 @@ impl Table {
         let mut freed = 0;
         for size in FOLD_GROUP_SIZES {
             freed += self.fold_groups(&places, size, counters);
-            if freed >= self.capacity / 8 {
+            if freed >= (self.capacity / 8).max(1) {
                 break;
             }
         }
@@ -111,6 +111,7 @@ impl Table {
         for place in absorbed {
             let flow = self.flows[*place as usize];
             self.flows[head as usize].absorb(&flow, flow.dump_parity() == self.dump_parity);
+            self.fold_traced(head, *place);
             self.leave_index(*place);
             self.free_place(*place);
             counters.folded += 1;

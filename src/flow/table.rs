@@ -17,6 +17,7 @@
 use super::entry::{Flow, Life};
 use super::index::Index;
 use super::key::{Hasher, Key, Side};
+use super::traced::Traced;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{CAPACITY_MAX, SLOTS_PER_FLOW};
@@ -33,16 +34,18 @@ pub enum Change {
     Ended,
     /// It is not there any more, and nobody saw it end.
     Gone,
+    /// The way of its packets became known, or it was seen in a trace only.
+    Traced,
 }
 
 /// Is told of changes as they happen, also of flows that the table has no room for.
 pub trait Observer {
     /// Called after the change was made.
-    fn changed(&mut self, change: Change, flow: &Flow);
+    fn changed(&mut self, change: Change, flow: &Flow, traced: Traced);
 }
 
 impl Observer for () {
-    fn changed(&mut self, _: Change, _: &Flow) {}
+    fn changed(&mut self, _: Change, _: &Flow, _: Traced) {}
 }
 
 /// What the index knows of the flow that an event is about.
@@ -74,7 +77,17 @@ pub struct Table {
     pub(super) dump_parity: bool,
     /// Events that were queued before the last dump ended may still come.
     dump_is_ahead: bool,
+    /// What tracing knows, by place; nothing where it is off.
+    pub(super) traced: Option<Vec<Traced>>,
+    /// What the next flow that takes a place begins with.
+    pub(super) inherited: Traced,
+    pub(super) unconfirmed_count: u32,
+    /// Conntrack zones that flows were seen in, as far as they are kept.
+    pub(super) zones: [u16; ZONES_KEPT],
 }
+
+/// A firewall with zones has few of them.
+const ZONES_KEPT: usize = 8;
 
 impl Table {
     /// A table for `capacity` flows (1 to `CAPACITY_MAX`); `seed` keys its hash.
@@ -94,6 +107,10 @@ impl Table {
             free: NO_PLACE,
             dump_parity: false,
             dump_is_ahead: false,
+            traced: None,
+            inherited: Traced::default(),
+            unconfirmed_count: 0,
+            zones: [0; ZONES_KEPT],
         }
     }
 
@@ -155,7 +172,7 @@ impl Table {
                 counters.folded += u64::from(flow.finish_dump());
             } else if flow.life() == Life::Live && flow.dump_parity() != self.dump_parity {
                 self.end(place, None);
-                observer.changed(Change::Gone, &self.flows[place as usize]);
+                self.tell(Change::Gone, place, observer);
             }
         }
     }
@@ -215,10 +232,10 @@ impl Table {
             Known::Same(place, Life::Live | Life::Gone) => {
                 self.refresh(place, event);
                 self.end(place, Some(event.at_ns));
-                observer.changed(Change::Ended, &self.flows[place as usize]);
+                self.tell(Change::Ended, place, observer);
             }
             Known::Newer => counters.stale += 1,
-            Known::Same(_, Life::Ended) | Known::Older | Known::Nothing => {
+            Known::Same(_, Life::Ended | Life::Unconfirmed) | Known::Older | Known::Nothing => {
                 candidate.end(Some(event.at_ns));
                 self.enter(candidate, event, Change::Ended, counters, observer);
             }
@@ -242,8 +259,25 @@ impl Table {
         }
     }
 
-    fn candidate(&self, event: &Event) -> Flow {
-        Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns)
+    fn candidate(&mut self, event: &Event) -> Flow {
+        let candidate = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
+        if self.traced.is_some() && event.netns.is_none() {
+            self.adopt(&candidate);
+            self.note_zone(event.entry.zone.id);
+        }
+        candidate
+    }
+
+    fn note_zone(&mut self, zone: u16) {
+        if zone != 0 && !self.zones.contains(&zone) {
+            if let Some(free) = self.zones.iter_mut().find(|known| **known == 0) {
+                *free = zone;
+            }
+        }
+    }
+
+    fn tell(&self, change: Change, place: u32, observer: &mut impl Observer) {
+        observer.changed(change, &self.flows[place as usize], self.traced(place));
     }
 
     /// What the index has under the keys of an event's entry.
@@ -292,24 +326,24 @@ impl Table {
         observer: &mut impl Observer,
     ) {
         if self.join_folded(&candidate, event, counters) {
-            observer.changed(change, &candidate);
+            observer.changed(change, &candidate, Traced::default());
             return;
         }
         self.supersede(&candidate, observer);
         if self.used_count == self.capacity && !self.make_room(counters) {
             refuse(event.kind, counters);
-            observer.changed(change, &candidate);
+            observer.changed(change, &candidate, Traced::default());
             return;
         }
         // Making room may have folded the very flows that this one belongs to.
         if self.join_folded(&candidate, event, counters) {
-            observer.changed(change, &candidate);
+            observer.changed(change, &candidate, Traced::default());
             return;
         }
         candidate.set_dump_parity(self.dump_parity);
         let place = self.take_place(candidate);
         self.enter_index(place);
-        observer.changed(change, &self.flows[place as usize]);
+        self.tell(change, place, observer);
     }
 
     /// Gives a flow that is over already its place, without the index: its key is another's by now.
@@ -320,7 +354,7 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        observer.changed(Change::Started, &candidate);
+        observer.changed(Change::Started, &candidate, Traced::default());
         if self.used_count < self.capacity || self.make_room(counters) {
             self.take_place(candidate);
         } else {
@@ -341,13 +375,13 @@ impl Table {
     }
 
     /// Takes the index slots from whoever has an equal key: it has ended, seen or unseen.
-    fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
+    pub(super) fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
         for side in [Side::Original, Side::Reply] {
             if let Some((place, _)) = self.find(&candidate.key(side)) {
                 self.leave_index(place);
                 if self.flows[place as usize].life() == Life::Live {
                     self.end(place, None);
-                    observer.changed(Change::Gone, &self.flows[place as usize]);
+                    self.tell(Change::Gone, place, observer);
                 }
             }
         }
@@ -361,7 +395,7 @@ impl Table {
         flow.end(at_ns);
     }
 
-    fn take_place(&mut self, flow: Flow) -> u32 {
+    pub(super) fn take_place(&mut self, flow: Flow) -> u32 {
         self.used_count += 1;
         let place = self.free;
         let place = if place == NO_PLACE {
@@ -376,6 +410,11 @@ impl Table {
         if flow.life() != Life::Live {
             self.ended.push_back(place);
         }
+        let inherited = std::mem::take(&mut self.inherited);
+        if let Some(traced) = &mut self.traced {
+            traced.resize(self.flows.len(), Traced::default());
+            traced[place as usize] = inherited;
+        }
         place
     }
 
@@ -383,6 +422,7 @@ impl Table {
     pub(super) fn free_place(&mut self, place: u32) {
         let flow = &self.flows[place as usize];
         debug_assert!(flow.is_used() && !flow.is_indexed());
+        self.unconfirmed_count -= u32::from(flow.life() == Life::Unconfirmed);
         self.used_count -= 1;
         self.flows[place as usize] = Flow::free(self.free);
         self.free = place;
