@@ -72,9 +72,9 @@ fn allowed(room: &str) -> Option<&'static [&'static str]> {
         "wire" | "limits" | "error" | "counters" => &[],
         "event" => &["wire"],
         "flow" => &["event", "wire", "counters", "limits"],
-        "report" => &["flow", "wire", "counters"],
+        "report" => &["flow", "event", "wire", "counters", "limits"],
         "sys" => &["limits"],
-        "firewall" => &["sys", "wire", "event", "error", "limits"],
+        "firewall" => &["sys", "wire", "event", "flow", "error", "limits"],
         "cli" => &["error", "firewall", "flow", "limits", "report", "wire"],
         _ => return None,
     })

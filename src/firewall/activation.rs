@@ -6,9 +6,10 @@
 //! the next start.
 
 use super::Removal;
+use super::instrument;
 use super::legacy::Chain;
 use super::nft::{self, Table};
-use super::state::{Leftover, StateFile};
+use super::state::{self, Leftover, StateFile};
 use super::usage::usage;
 use crate::error::{Error, Result};
 use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6};
@@ -38,7 +39,7 @@ pub struct Activated {
     /// Why flows may exist that nobody tracks, if so.
     pub blind: Option<&'static str>,
     undo: Vec<Undo>,
-    state: Option<StateFile>,
+    written_down: Vec<Leftover>,
 }
 
 #[derive(Debug)]
@@ -70,14 +71,10 @@ pub fn sweep() -> Vec<String> {
         Ok(leftovers) => leftovers,
         Err(error) => return vec![format!("reading what an earlier run left behind: {error}")],
     };
-    let (mut lines, mut again) = (Vec::new(), false);
-    for leftover in &leftovers {
-        let removal = match leftover {
-            Leftover::NftTable(family) => nft::remove_leftover(*family)
-                .map_err(|error| Error::failed(format_args!("removing {leftover}"), error, "")),
-            Leftover::LegacyChain(chain) => chain.remove(),
-        };
-        match removal {
+    let (mut lines, mut again) = (Vec::new(), Vec::new());
+    // The last one made goes first, as it may rest on those before it.
+    for leftover in leftovers.into_iter().rev() {
+        match remove(&leftover) {
             Ok(Removal::Removed) => lines.push(format!(
                 "removed what an earlier run left behind: {leftover}"
             )),
@@ -86,20 +83,25 @@ pub fn sweep() -> Vec<String> {
                 lines.push(format!("{leftover} was changed by somebody: left as it is"))
             }
             Err(error) => {
-                again = true;
                 lines.push(error.to_string());
+                again.insert(0, leftover);
             }
         }
     }
-    if !again {
-        let cleared = state.clear();
-        lines.extend(
-            cleared
-                .err()
-                .map(|error| format!("clearing the note of it under /run: {error}")),
-        );
+    if let Err(error) = state.replace(&again) {
+        lines.push(format!("clearing the note of it under /run: {error}"));
     }
     lines
+}
+
+fn remove(leftover: &Leftover) -> Result<Removal> {
+    let failed = |error| Error::failed(format_args!("removing {leftover}"), error, "");
+    match leftover {
+        Leftover::NftTable(family) => nft::remove_leftover(*family).map_err(failed),
+        Leftover::TraceTable(family) => instrument::remove_leftover(*family).map_err(failed),
+        Leftover::LegacyChain(chain) => chain.remove(),
+        Leftover::LogBinding(binding) => binding.restore().map_err(failed),
+    }
 }
 
 /// Which families no rule uses conntrack for. `ipv6` limits the question to one family; `how` says
@@ -119,14 +121,14 @@ pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
             "active",
             "conntrack is active; left as it is".to_owned(),
             Vec::new(),
-            None,
+            Vec::new(),
         ));
     };
     if how == Activation::Off {
         let line = format!(
             "conntrack is not active for {families} in this namespace (no rule uses it), and --activate off leaves it so"
         );
-        let mut off = Activated::new("off", line, Vec::new(), None);
+        let mut off = Activated::new("off", line, Vec::new(), Vec::new());
         off.left_idle = idle;
         return Ok(off);
     }
@@ -156,7 +158,7 @@ pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
     let line = format!(
         "conntrack may not be active for {families}, and could not be switched on: {refusals}"
     );
-    let mut none = Activated::new("none", line, Vec::new(), None);
+    let mut none = Activated::new("none", line, Vec::new(), Vec::new());
     none.left_idle = idle;
     none.blind = Some(
         "conntrack could not be switched on: flows are seen only where something else uses it",
@@ -206,23 +208,24 @@ fn with_nft(idle: Idle, families: &str) -> Result<Activated> {
                 "nft-owned",
                 log_line(who),
                 vec![Undo::Table(table)],
-                None,
+                Vec::new(),
             ));
         }
         // A kernel before 5.12 does not know the owner flag.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
         Err(error) => return Err(failed(error)),
     }
-    let state = write_down(&[Leftover::NftTable(family)])?;
+    let written_down = vec![Leftover::NftTable(family)];
+    state::write_down(&written_down)?;
     match Table::create(family, false) {
         Ok(table) => Ok(Activated::new(
             "nft",
             log_line(LATER),
             vec![Undo::Table(table)],
-            Some(state),
+            written_down,
         )),
         Err(error) => {
-            let _ = state.clear(); // nothing was made
+            let _ = state::cross_out(&written_down); // nothing was made
             Err(failed(error))
         }
     }
@@ -247,8 +250,8 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
         super::legacy::CHAIN,
         tables.join(" and ")
     );
-    let state = write_down(&leftovers)?;
-    let mut activated = Activated::new("legacy", log_line, Vec::new(), Some(state));
+    state::write_down(&leftovers)?;
+    let mut activated = Activated::new("legacy", log_line, Vec::new(), leftovers);
     for chain in chains {
         if chain.exists()? {
             let what = format!("making {}", Leftover::LegacyChain(chain));
@@ -265,15 +268,6 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
     Ok(activated)
 }
 
-fn write_down(leftovers: &[Leftover]) -> Result<StateFile> {
-    let doing = "writing down under /run what a kill -9 would leave behind";
-    let state = StateFile::of_this_namespace().map_err(|error| Error::failed(doing, error, ""))?;
-    state
-        .write(leftovers)
-        .map_err(|error| Error::failed(doing, error, ""))?;
-    Ok(state)
-}
-
 /// What the log says of a rung that the kernel does not undo by itself.
 const LATER: &str = "removed at the end; after a kill -9, by the next start";
 
@@ -282,7 +276,7 @@ impl Activated {
         rung: &'static str,
         log_line: String,
         undo: Vec<Undo>,
-        state: Option<StateFile>,
+        written_down: Vec<Leftover>,
     ) -> Self {
         Activated {
             rung,
@@ -290,7 +284,7 @@ impl Activated {
             left_idle: Idle::default(),
             blind: None,
             undo,
-            state,
+            written_down,
         }
     }
 
@@ -314,12 +308,11 @@ impl Activated {
             };
             first_error = first_error.or(result.err());
         }
-        match (first_error, self.state.take()) {
-            (Some(error), _) => Err(error),
-            (None, Some(state)) => state
-                .clear()
-                .map_err(|error| Error::failed("clearing our file under /run", error, "")),
-            (None, None) => Ok(()),
+        let written_down = std::mem::take(&mut self.written_down);
+        match first_error {
+            Some(error) => Err(error),
+            None if written_down.is_empty() => Ok(()),
+            None => state::cross_out(&written_down),
         }
     }
 }

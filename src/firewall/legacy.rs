@@ -1,8 +1,10 @@
 //! For kernels without nf_tables: a chain of our own in a legacy table, made by the iptables program
-//! at hand. Nothing jumps to the chain; that its one rule refers to conntrack is enough.
+//! at hand. To switch conntrack on nothing needs to jump to it: that its one rule refers to conntrack
+//! is enough. To make packets traced, the chains that packets enter raw by jump to it.
 
 use super::Removal;
 use crate::error::{Error, Result};
+use crate::limits::{TRACE_KEY_TIMEOUT_MS, TRACE_RATE_LEGACY_MAX};
 use crate::sys::clock;
 use crate::sys::xtables;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,11 +16,81 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The name of our chain.
+/// The name of the chain that switches conntrack on.
 pub const CHAIN: &str = "CONNTRACKER";
+/// The name of the chain that makes packets traced.
+pub const TRACE_CHAIN: &str = "CONNTRACKER_TRACE";
+/// By which the kernel counts flows for that chain: it tells its rule from any other.
+const HASHLIMIT: [&str; 2] = ["--hashlimit-name", "conntracker"];
 
-/// What is in it: it refers to conntrack, and has no target.
+/// What switches conntrack on: a rule that refers to it, and has no target.
 const RULE: [&str; 4] = ["-m", "conntrack", "--ctstate", "INVALID"];
+
+/// What a chain of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It switches conntrack on.
+    Activate,
+    /// It makes packets traced.
+    Trace,
+}
+
+impl Purpose {
+    /// The chain's name.
+    pub fn chain(self) -> &'static str {
+        match self {
+            Purpose::Activate => CHAIN,
+            Purpose::Trace => TRACE_CHAIN,
+        }
+    }
+
+    /// The built-in chains whose first rule jumps to it.
+    fn callers(self) -> &'static [&'static str] {
+        match self {
+            Purpose::Activate => &[],
+            Purpose::Trace => &["PREROUTING", "OUTPUT"],
+        }
+    }
+
+    /// Whether the program lists a chain of ours so. Each version has its own way with numbers.
+    fn is_ours(self, listing: &str) -> bool {
+        let chain = self.chain();
+        let mut lines = listing.lines().map(str::trim);
+        let rule = format!("-A {chain} {}", RULE.join(" "));
+        let is_rule = |line: &str| match self {
+            Purpose::Activate => line == rule,
+            Purpose::Trace => {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                words.starts_with(&["-A", chain])
+                    && words.windows(2).any(|pair| pair == HASHLIMIT)
+                    && words.ends_with(&["-j", "TRACE"])
+            }
+        };
+        lines.next() == Some(&format!("-N {chain}")) && lines.all(is_rule)
+    }
+}
+
+/// The rule that makes packets traced: of each flow a few, and of all flows together `rate` a second.
+fn trace_rule(rate: u32, everything: bool) -> Vec<String> {
+    let (each_minute, at_once) = if everything {
+        ("6/min", "5")
+    } else {
+        ("2/min", "3")
+    };
+    let rate = rate.clamp(1, TRACE_RATE_LEGACY_MAX);
+    let (a_second, burst) = (format!("{rate}/s"), rate.to_string());
+    let expire = TRACE_KEY_TIMEOUT_MS.to_string();
+    let words = [
+        &["-m", "hashlimit", "--hashlimit-upto", each_minute][..],
+        &["--hashlimit-burst", at_once][..],
+        &["--hashlimit-mode", "srcip,srcport,dstip,dstport"][..],
+        &HASHLIMIT[..],
+        &["--hashlimit-htable-expire", &expire][..],
+        &["-m", "limit", "--limit", &a_second][..],
+        &["--limit-burst", &burst, "-j", "TRACE"][..],
+    ];
+    words.concat().into_iter().map(str::to_owned).collect()
+}
 
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,6 +112,8 @@ const FOLDERS: [&str; 6] = [
 /// A chain of ours, or the place for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
+    /// What it is for.
+    pub purpose: Purpose,
     /// The iptables program of its family.
     pub program: PathBuf,
     /// IPv6 rather than IPv4.
@@ -49,9 +123,20 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Finds the program, and a table that is loaded already where there is one: asking for another
-    /// would load it for good.
+    /// The place for a chain that switches conntrack on: a table that is loaded already where there is
+    /// one, since asking for another would load it for good.
     pub fn place(ipv6: bool) -> Result<Chain> {
+        let mut chain = Chain::place_for_trace(ipv6)?;
+        chain.purpose = Purpose::Activate;
+        let known = |name: &String| TABLES.contains(&name.as_str());
+        if let Some(table) = xtables::loaded_tables(ipv6).into_iter().find(known) {
+            chain.table = table;
+        }
+        Ok(chain)
+    }
+
+    /// The place for a chain that makes packets traced, which can only be done in raw.
+    pub fn place_for_trace(ipv6: bool) -> Result<Chain> {
         let names = if ipv6 {
             ["ip6tables-legacy", "ip6tables"]
         } else {
@@ -67,22 +152,22 @@ impl Chain {
                     "install iptables, or use --activate off",
                 )
             })?;
-        let known = |name: &String| TABLES.contains(&name.as_str());
-        let table = xtables::loaded_tables(ipv6).into_iter().find(known);
         Ok(Chain {
+            purpose: Purpose::Trace,
             program,
             ipv6,
-            table: table.unwrap_or_else(|| "raw".to_owned()),
+            table: "raw".to_owned(),
         })
     }
 
     /// The chain of an earlier run, as that wrote it down; `None` where it cannot have been ours.
-    pub fn recorded(ipv6: bool, table: &str, program: &str) -> Option<Chain> {
+    pub fn recorded(purpose: Purpose, ipv6: bool, table: &str, program: &str) -> Option<Chain> {
         let table = TABLES.iter().find(|known| **known == table)?;
         FOLDERS
             .iter()
             .find(|folder| Path::new(program).parent() == Some(Path::new(folder)))?;
         Some(Chain {
+            purpose,
             program: program.into(),
             ipv6,
             table: (*table).to_owned(),
@@ -96,11 +181,44 @@ impl Chain {
 
     /// Makes the chain and its rule. After an error `remove` removes what was made of it.
     pub fn create(&self) -> Result<()> {
-        self.must(&["-N", CHAIN])?;
-        self.must(&[&["-A", CHAIN], &RULE[..]].concat())
+        self.make(&RULE)
     }
 
-    /// Removes the chain where it is as we made it.
+    /// Makes the chain that makes packets traced, and lets packets into it. After an error `remove`
+    /// removes what was made of it.
+    pub fn create_trace(&self, rate: u32, everything: bool) -> Result<()> {
+        let rule = trace_rule(rate, everything);
+        let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
+        self.make(&rule)
+    }
+
+    fn make(&self, rule: &[&str]) -> Result<()> {
+        let chain = self.purpose.chain();
+        self.must(&["-N", chain])?;
+        self.must(&[&["-A", chain], rule].concat())?;
+        for caller in self.purpose.callers() {
+            self.must(&["-I", caller, "1", "-j", chain])?;
+        }
+        Ok(())
+    }
+
+    /// Lets no more packets into the chain, which stays.
+    pub fn detach(&self) -> Result<()> {
+        const NO_SUCH_RULE: i32 = 1;
+        let chain = self.purpose.chain();
+        for caller in self.purpose.callers() {
+            let check = ["-C", caller, "-j", chain];
+            let output = self.run(&check)?;
+            match output.status.code() {
+                Some(0) => self.must(&["-D", caller, "-j", chain])?,
+                Some(NO_SUCH_RULE) => {}
+                _ => return Err(self.failed(&check, &output)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the chain where it is as we made it; packets are let out of it in any case.
     pub fn remove(&self) -> Result<Removal> {
         if !xtables::loaded_tables(self.ipv6).contains(&self.table) {
             return Ok(Removal::NotThere); // asking for it would load it
@@ -108,14 +226,12 @@ impl Chain {
         let Some(listing) = self.listing()? else {
             return Ok(Removal::NotThere);
         };
-        let rule = format!("-A {CHAIN} {}", RULE.join(" "));
-        let mut lines = listing.lines().map(str::trim);
-        let ours = lines.next() == Some(&format!("-N {CHAIN}")) && lines.all(|line| line == rule);
-        if !ours {
+        self.detach()?;
+        if !self.purpose.is_ours(&listing) {
             return Ok(Removal::NotOurs);
         }
-        self.must(&["-F", CHAIN])?;
-        self.must(&["-X", CHAIN])?;
+        self.must(&["-F", self.purpose.chain()])?;
+        self.must(&["-X", self.purpose.chain()])?;
         Ok(Removal::Removed)
     }
 
@@ -123,11 +239,12 @@ impl Chain {
     /// the lock, say) is an error, and not the same.
     fn listing(&self) -> Result<Option<String>> {
         const NO_SUCH_CHAIN: i32 = 1; // iptables(8): 2 is wrong usage, 3 and 4 are the system's
-        let output = self.run(&["-S", CHAIN])?;
+        let list = ["-S", self.purpose.chain()];
+        let output = self.run(&list)?;
         match output.status.code() {
             Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
             Some(NO_SUCH_CHAIN) => Ok(None),
-            _ => Err(self.failed(&["-S", CHAIN], &output)),
+            _ => Err(self.failed(&list, &output)),
         }
     }
 
@@ -310,6 +427,34 @@ mod tests {
             child.kill().unwrap();
             child.wait().unwrap();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_ours_with_its_own_rule_and_while_it_is_empty() {
+        // As iptables 1.8.9 lists a rule that was made with 3000/s.
+        const LISTED: &str = "-A CONNTRACKER_TRACE -m hashlimit --hashlimit-upto 2/min \
+            --hashlimit-burst 3 --hashlimit-mode srcip,srcport,dstip,dstport \
+            --hashlimit-name conntracker --hashlimit-htable-expire 10000 \
+            -m limit --limit 3333/sec --limit-burst 3000 -j TRACE";
+        let ours = |lines: &[&str]| Purpose::Trace.is_ours(&lines.join("\n"));
+        let new = "-N CONNTRACKER_TRACE";
+        assert!(ours(&[new]) && ours(&[new, LISTED]));
+        assert!(!ours(&[]) && !ours(&[LISTED]));
+        assert!(!ours(&[new, LISTED, "-A CONNTRACKER_TRACE -j DROP"]));
+        assert!(!ours(&[new, &LISTED.replace("TRACE", "DROP")]));
+        assert!(!Purpose::Activate.is_ours(new));
+        let rule = "-A CONNTRACKER -m conntrack --ctstate INVALID";
+        assert!(Purpose::Activate.is_ours(&format!("-N CONNTRACKER\n{rule}")));
+        assert!(!Purpose::Activate.is_ours(&format!("-N CONNTRACKER\n{rule} -j DROP")));
+    }
+
+    #[test]
+    fn the_rate_stays_within_what_the_program_takes() {
+        for (asked, taken) in [(0, "1/s"), (2000, "2000/s"), (u32::MAX, "10000/s")] {
+            let rule = trace_rule(asked, false);
+            let at = rule.iter().position(|word| word == "--limit").unwrap();
+            assert_eq!(rule[at + 1], taken);
         }
     }
 }

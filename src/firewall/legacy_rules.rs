@@ -103,6 +103,11 @@ impl LegacyTable {
         Ok(table)
     }
 
+    /// Whether it is the table of that family and name.
+    pub fn is(&self, ipv6: bool, name: &[u8]) -> bool {
+        self.ipv6 == ipv6 && self.name.as_bytes() == name
+    }
+
     /// Equal for equal content; the counters are not part of it.
     pub fn content(&self) -> u64 {
         self.content

@@ -25,6 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Table {
     socket: Socket,
     family: u8,
+    name: &'static str,
     owned: bool,
 }
 
@@ -32,15 +33,28 @@ impl Table {
     /// Makes the table with a chain that no packet passes and whose rule refers to conntrack.
     /// `family` is NFPROTO_*.
     pub fn create(family: u8, owned: bool) -> io::Result<Table> {
+        Table::create_with(family, TABLE, owned, |batch| {
+            batch.new_chain(CHAIN);
+            batch.new_rule(CHAIN, ct_state);
+        })
+    }
+
+    /// Makes a table with what `fill` puts into it, all of it or nothing.
+    pub fn create_with(
+        family: u8,
+        name: &'static str,
+        owned: bool,
+        fill: impl FnOnce(&mut Batch<'_>),
+    ) -> io::Result<Table> {
         let socket = Socket::open()?;
-        let mut batch = Batch::new(family, TABLE);
+        let mut batch = Batch::new(family, name);
         batch.new_table(if owned { NFT_TABLE_F_OWNER } else { 0 });
-        batch.new_chain(CHAIN);
-        batch.new_rule(CHAIN, ct_state);
+        fill(&mut batch);
         transact(&socket, batch.finish())?;
         Ok(Table {
             socket,
             family,
+            name,
             owned,
         })
     }
@@ -50,9 +64,21 @@ impl Table {
         self.owned
     }
 
-    /// Removes the table.
+    /// Its family: NFPROTO_*.
+    pub fn family(&self) -> u8 {
+        self.family
+    }
+
+    /// Changes what is in it.
+    pub fn change(&self, fill: impl FnOnce(&mut Batch<'_>)) -> io::Result<()> {
+        let mut batch = Batch::new(self.family, self.name);
+        fill(&mut batch);
+        transact(&self.socket, batch.finish())
+    }
+
+    /// Removes the table; that somebody has done so already (`nft flush ruleset`) is no error.
     pub fn remove(self) -> io::Result<()> {
-        remove(&self.socket, self.family)
+        remove(&self.socket, self.family, self.name).map(drop)
     }
 }
 
@@ -69,16 +95,41 @@ pub fn remove_leftover(family: u8) -> io::Result<Removal> {
     });
     match rules[..] {
         [] => Ok(Removal::NotThere),
-        [true] => remove(&socket, family).map(|()| Removal::Removed),
+        [true] => remove(&socket, family, TABLE),
         _ => Ok(Removal::NotOurs),
+    }
+}
+
+/// Removes a plain table where each of its rules is one that we made.
+pub fn remove_if(
+    family: u8,
+    table: &str,
+    is_ours: impl Fn(Attributes<'_>) -> bool,
+) -> io::Result<Removal> {
+    let mut ours = true;
+    read_rules(&mut |rule_family, rule| {
+        let in_table =
+            rule_family == family && text_of(rule, NFTA_RULE_TABLE) == Some(table.as_bytes());
+        ours &= !in_table || is_ours(rule);
+        ours
+    });
+    if ours {
+        remove(&Socket::open()?, family, table)
+    } else {
+        Ok(Removal::NotOurs)
     }
 }
 
 /// Reads all rules of nf_tables; `take` gets the family and the attributes of each, and says whether
 /// to go on. A kernel without nf_tables has none.
 pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
+    read_rules_of(&rules_request(1), take);
+}
+
+/// Reads the rules that `request` asks for.
+pub fn read_rules_of(request: &Request, take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
     let Ok(socket) = Socket::open() else { return };
-    if socket.send(rules_request(1).bytes()).is_err() {
+    if socket.send(request.bytes()).is_err() {
         return;
     }
     let mut batch = Buffers::new(1, 64 << 10);
@@ -105,14 +156,18 @@ pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
     }
 }
 
-fn remove(socket: &Socket, family: u8) -> io::Result<()> {
-    let mut batch = Batch::new(family, TABLE);
+fn remove(socket: &Socket, family: u8, table: &str) -> io::Result<Removal> {
+    let mut batch = Batch::new(family, table);
     batch.delete_table();
-    transact(socket, batch.finish())
+    match transact(socket, batch.finish()) {
+        Ok(()) => Ok(Removal::Removed),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Removal::NotThere),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends a batch and waits for its acknowledgements, or for the first error.
-fn transact(socket: &Socket, (request, mut expected): (Request, u32)) -> io::Result<()> {
+pub(super) fn transact(socket: &Socket, (request, mut expected): (Request, u32)) -> io::Result<()> {
     socket.send(request.bytes())?;
     let mut buffers = Buffers::new(16, 4096);
     while expected > 0 {

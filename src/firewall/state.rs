@@ -1,11 +1,13 @@
-//! What a `kill -9` would leave behind, written down before it is made, so that the next start can
-//! remove it: one small file under /run for each network namespace, gone while there is nothing.
-//! What the kernel removes by itself (an owned table) is not in it.
+//! What a `kill -9` would leave behind, written down before it is made, so that the next start, or
+//! the watchdog, can remove it: one small file under /run for each network namespace, gone while
+//! there is nothing. What the kernel removes by itself (an owned table) is not in it.
 //!
 //! A namespace is named by its inode, which another may have later, also after a reboot: so the
 //! file says which boot it is from, and what it names is removed only where it is as we made it.
 
-use super::legacy::Chain;
+use super::legacy::{Chain, Purpose};
+use super::nf_log::LogBinding;
+use crate::error::{Error, Result};
 use crate::sys::machine;
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -18,23 +20,29 @@ use std::path::PathBuf;
 pub enum Leftover {
     /// Our plain nf_tables table in this family (NFPROTO_*).
     NftTable(u8),
+    /// Our plain nf_tables table that makes packets traced, in this family (NFPROTO_*).
+    TraceTable(u8),
     /// Our chain in a legacy table.
     LegacyChain(Chain),
+    /// Where the lines of the legacy tables go.
+    LogBinding(LogBinding),
 }
 
 impl fmt::Display for Leftover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Leftover::NftTable(_) => write!(out, "nf_tables table {}", super::nft::TABLE),
+            Leftover::TraceTable(_) => write!(out, "nf_tables table {}", super::instrument::TABLE),
             Leftover::LegacyChain(chain) => {
                 let family = if chain.ipv6 { "IPv6" } else { "IPv4" };
                 write!(
                     out,
                     "chain {} in the legacy {family} table {}",
-                    super::legacy::CHAIN,
+                    chain.purpose.chain(),
                     chain.table
                 )
             }
+            Leftover::LogBinding(binding) => write!(out, "{binding}"),
         }
     }
 }
@@ -54,7 +62,7 @@ impl StateFile {
         })
     }
 
-    /// What an earlier run wrote down and did not remove.
+    /// What was written down and not removed.
     pub fn read(&self) -> io::Result<Vec<Leftover>> {
         let file = OpenOptions::new()
             .read(true)
@@ -75,30 +83,60 @@ impl StateFile {
         }
     }
 
-    /// Writes down what is about to be made.
-    pub fn write(&self, leftovers: &[Leftover]) -> io::Result<()> {
-        let flags = libc::O_NOFOLLOW;
+    /// Writes down what is about to be made, besides what is written down already.
+    pub fn add(&self, leftovers: &[Leftover]) -> io::Result<()> {
+        let mut all = self.read()?;
+        for leftover in leftovers {
+            if !all.contains(leftover) {
+                all.push(leftover.clone());
+            }
+        }
+        self.replace(&all)
+    }
+
+    /// These are removed.
+    pub fn remove(&self, leftovers: &[Leftover]) -> io::Result<()> {
+        let mut all = self.read()?;
+        all.retain(|leftover| !leftovers.contains(leftover));
+        self.replace(&all)
+    }
+
+    /// Nothing but these is left to remove. Whoever reads the file sees all of it, or that of before.
+    pub fn replace(&self, leftovers: &[Leftover]) -> io::Result<()> {
+        if leftovers.is_empty() {
+            return match fs::remove_file(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            };
+        }
+        let lines: Vec<String> = leftovers.iter().map(line).collect();
+        let draft = self.path.with_extension("draft");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .custom_flags(flags)
-            .open(&self.path)?;
-        writeln!(file, "{}", boot_id())?;
-        for leftover in leftovers {
-            writeln!(file, "{}", line(leftover))?;
-        }
-        Ok(())
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&draft)?;
+        file.write_all(format!("{}\n{}\n", boot_id(), lines.join("\n")).as_bytes())?;
+        fs::rename(&draft, &self.path)
     }
+}
 
-    /// Nothing is left to remove.
-    pub fn clear(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
-    }
+/// Writes down what is about to be made, in the file of this namespace.
+pub fn write_down(leftovers: &[Leftover]) -> Result<()> {
+    let file = StateFile::of_this_namespace();
+    file.and_then(|file| file.add(leftovers)).map_err(|error| {
+        let doing = "writing down under /run what a kill -9 would leave behind";
+        Error::failed(doing, error, "")
+    })
+}
+
+/// These are removed, or were never made.
+pub fn cross_out(leftovers: &[Leftover]) -> Result<()> {
+    let file = StateFile::of_this_namespace();
+    file.and_then(|file| file.remove(leftovers))
+        .map_err(|error| Error::failed("clearing our file under /run", error, ""))
 }
 
 fn boot_id() -> String {
@@ -108,23 +146,39 @@ fn boot_id() -> String {
 fn line(leftover: &Leftover) -> String {
     match leftover {
         Leftover::NftTable(family) => format!("nft-table {family}"),
+        Leftover::TraceTable(family) => format!("nft-trace-table {family}"),
         Leftover::LegacyChain(chain) => {
+            let kind = match chain.purpose {
+                Purpose::Activate => "legacy-chain",
+                Purpose::Trace => "legacy-trace-chain",
+            };
             let family = if chain.ipv6 { "ipv6" } else { "ipv4" };
             format!(
-                "legacy-chain {family} {} {}",
+                "{kind} {family} {} {}",
                 chain.table,
                 chain.program.display()
             )
         }
+        Leftover::LogBinding(binding) => format!("nf-log {}", binding.words()),
     }
 }
 
 fn parse(line: &str) -> Option<Leftover> {
     let mut words = line.splitn(4, ' ');
-    match (words.next()?, words.next()?, words.next(), words.next()) {
+    let kind = words.next()?;
+    match (kind, words.next()?, words.next(), words.next()) {
         ("nft-table", family, None, None) => Some(Leftover::NftTable(family.parse().ok()?)),
-        ("legacy-chain", family, Some(table), Some(program)) => {
-            Chain::recorded(family == "ipv6", table, program).map(Leftover::LegacyChain)
+        ("nft-trace-table", family, None, None) => Some(Leftover::TraceTable(family.parse().ok()?)),
+        ("nf-log", family, Some(old), Some(ours)) => {
+            LogBinding::recorded(family.parse().ok()?, old, ours).map(Leftover::LogBinding)
+        }
+        (kind, family, Some(table), Some(program)) => {
+            let purpose = match kind {
+                "legacy-chain" => Purpose::Activate,
+                "legacy-trace-chain" => Purpose::Trace,
+                _ => return None,
+            };
+            Chain::recorded(purpose, family == "ipv6", table, program).map(Leftover::LegacyChain)
         }
         _ => None,
     }
@@ -134,16 +188,52 @@ fn parse(line: &str) -> Option<Leftover> {
 mod tests {
     use super::*;
 
+    fn some_of_each() -> Vec<Leftover> {
+        let chain = |purpose, ipv6, program: &str| {
+            Leftover::LegacyChain(Chain {
+                purpose,
+                program: program.into(),
+                ipv6,
+                table: "raw".to_owned(),
+            })
+        };
+        vec![
+            Leftover::NftTable(10),
+            Leftover::TraceTable(1),
+            chain(Purpose::Activate, true, "/usr/sbin/ip6tables-legacy"),
+            chain(Purpose::Trace, false, "/sbin/iptables"),
+            Leftover::LogBinding(LogBinding::recorded(2, "nf_log_ipv4", "NONE").unwrap()),
+            Leftover::LogBinding(LogBinding::recorded(10, "NONE", "nfnetlink_log").unwrap()),
+        ]
+    }
+
     #[test]
     fn what_is_written_down_can_be_read() {
-        let chain = Chain {
-            program: "/usr/sbin/ip6tables-legacy".into(),
-            ipv6: true,
-            table: "raw".to_owned(),
-        };
-        for leftover in [Leftover::NftTable(10), Leftover::LegacyChain(chain)] {
+        for leftover in some_of_each() {
             assert_eq!(parse(&line(&leftover)), Some(leftover));
         }
+    }
+
+    #[test]
+    fn lines_come_and_go_one_by_one() {
+        let name = format!("conntracker-state-test-{}.state", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let file = StateFile { path: path.clone() };
+        let all = some_of_each();
+        let (first, rest) = all.split_at(2);
+        file.add(first).unwrap();
+        file.add(&all).unwrap();
+        assert_eq!(file.read().unwrap(), all);
+        file.remove(first).unwrap();
+        assert_eq!(file.read().unwrap(), rest);
+        file.remove(rest).unwrap();
+        assert!(!path.exists() && file.read().unwrap().is_empty());
+        fs::write(&path, "another boot\nnft-table 1\n").unwrap();
+        assert!(file.read().unwrap().is_empty());
+        file.replace(&[]).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        assert!(file.read().is_err() && file.add(first).is_err());
+        file.replace(&[]).unwrap();
     }
 
     #[test]
@@ -151,8 +241,16 @@ mod tests {
         for line in [
             "something else",
             "nft-table x",
+            "nft-trace-table 1 2",
             "legacy-chain ipv4 raw /tmp/evil",
             "legacy-chain ipv4 none /sbin/iptables",
+            "legacy-trace-chain ipv4 raw /tmp/evil",
+            "another-chain ipv4 raw /sbin/iptables",
+            "nf-log 2 ../../kernel NONE",
+            "nf-log 2 nf_log_ipv4 b",
+            "nf-log 2 nf_log_ipv4",
+            "nf-log 2  NONE",
+            "nf-log 7 nf_log_ipv4 NONE",
         ] {
             assert_eq!(parse(line), None, "{line}");
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Instance {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Drop for Instance {
@@ -23,13 +23,20 @@ impl Drop for Instance {
     }
 }
 
+impl Instance {
+    /// Names nobody as the holder: a next run waits for this one, instead of leaving.
+    pub fn hold_for_a_moment(&mut self) -> io::Result<()> {
+        self.file.set_len(0)
+    }
+}
+
 /// Takes the lock of this namespace, or says who holds it: a pid, 0 where that is not known.
-/// A holder that is dead is waited for: a child of it, between fork and exec, may hold its lock for
-/// a moment longer.
+/// A holder that was just killed is waited for: the kernel takes a moment to end it, and a child of
+/// it, between fork and exec, may hold its lock longer.
 pub fn acquire() -> io::Result<Result<Instance, i32>> {
     let namespace = fs::metadata("/proc/self/ns/net")?.ino();
     let path = PathBuf::from(format!("/run/conntracker-{namespace}.lock"));
-    let mut patience = 100;
+    let (mut patience, mut patience_with_the_living) = (100, 30);
     loop {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(open(&path, flags, Mode::RUSR | Mode::WUSR)?);
@@ -39,13 +46,16 @@ pub fn acquire() -> io::Result<Result<Instance, i32>> {
             Ok(()) => {
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
-                return Ok(Ok(Instance { path, _file: file }));
+                return Ok(Ok(Instance { path, file }));
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(errno.into()),
         }
         let holder = pid_in(&mut file);
-        if patience == 0 || is_alive(holder) {
+        if is_alive(holder) {
+            patience_with_the_living -= 1;
+        }
+        if patience == 0 || patience_with_the_living == 0 {
             return Ok(Err(holder));
         }
         patience -= 1;

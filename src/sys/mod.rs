@@ -7,4 +7,5 @@ pub mod instance;
 pub mod machine;
 pub mod netlink;
 pub mod signal;
+pub mod watchdog;
 pub mod xtables;
