@@ -2,8 +2,12 @@
 
 use crate::error::{Error, Result};
 pub use crate::firewall::activation::Activation;
+pub use crate::firewall::instrument::Rung;
 use crate::flow::filter::{Filter, Network};
-use crate::limits::{CAPACITY_DEFAULT, CAPACITY_MAX, DURATION_MAX_S, RECEIVE_BUFFER};
+use crate::limits::{
+    CAPACITY_DEFAULT, CAPACITY_MAX, DURATION_MAX_S, RECEIVE_BUFFER, TRACE_RATE_DEFAULT,
+    TRACE_RATE_MAX,
+};
 pub use crate::report::Format;
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -28,6 +32,10 @@ pub enum Command {
     Capture(Options),
     /// Report from a recording.
     Replay(PathBuf, Options),
+    /// Report which rules denied flows, from a capture.
+    Blame(Options),
+    /// The same from a JSON report that was written before.
+    BlameReport(PathBuf, Options),
 }
 
 /// Where the report goes.
@@ -60,6 +68,16 @@ pub struct Options {
     pub activation: Activation,
     /// `--record`
     pub record: Option<PathBuf>,
+    /// `-t`
+    pub trace: bool,
+    /// `-e`
+    pub everything: bool,
+    /// `--trace-rate`, packets in a second.
+    pub trace_rate: u32,
+    /// `--trace-rung`
+    pub trace_rung: Rung,
+    /// Guilty rules are reported, not flows.
+    pub blame: bool,
     /// `--proto`, `--net`, `--not-net`, `--port`, `-4`, `-6`
     pub filter: Filter,
 }
@@ -76,59 +94,112 @@ impl Default for Options {
             all_netns: false,
             activation: Activation::Auto,
             record: None,
+            trace: false,
+            everything: false,
+            trace_rate: TRACE_RATE_DEFAULT,
+            trace_rung: Rung::Auto,
+            blame: false,
             filter: Filter::default(),
         }
     }
+}
+
+/// Which report, as the first word says.
+enum Word {
+    Capture,
+    Replay(Option<PathBuf>),
+    Blame(Option<PathBuf>),
 }
 
 /// Reads the command line (without the program's name).
 pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Command> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut options = Options::default();
-    let mut replay = None;
-    let mut only_capture = None;
+    let mut command = Word::Capture;
+    let (mut only_capture, mut output_named) = (None, false);
     while let Some(argument) = parser.next().map_err(Error::usage)? {
         let name = match argument {
             Short(letter) => format!("-{letter}"),
             Long(name) => format!("--{name}"),
-            Value(word) if replay.is_none() && word == "replay" => {
-                replay = Some(None);
+            Value(word) => {
+                command = command.take(word, &mut options)?;
                 continue;
             }
-            Value(file) if replay == Some(None) => {
-                replay = Some(Some(PathBuf::from(file)));
-                continue;
-            }
-            Value(word) => return Err(Error::usage(format_args!("unexpected argument {word:?}"))),
         };
         match name.as_str() {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
-            "-d" | "--daemon" | "-t" | "--trace" | "-e" | "--everything" | "-b" | "--bpf" => {
+            "-d" | "--daemon" | "-b" | "--bpf" => {
                 let version = env!("CARGO_PKG_VERSION");
                 return Err(Error::usage(format_args!(
                     "{name} is not part of conntracker {version}"
                 )));
             }
-            name if report_option(name, &mut parser, &mut options)? => {}
+            name if report_option(name, &mut parser, &mut options)? => {
+                output_named |= matches!(name, "-o" | "--output");
+            }
             name if capture_option(name, &mut parser, &mut options)? => {
                 only_capture = Some(name.to_owned())
             }
             _ => return Err(Error::usage(format_args!("unknown option {name}"))),
         }
     }
+    contradictions(&options)?;
+    if options.blame && !output_named {
+        options.output = Output::Stdout; // who asks, looks
+    }
+    match (command, only_capture) {
+        (Word::Capture, _) => Ok(Command::Capture(options)),
+        (Word::Blame(None), _) => Ok(Command::Blame(options)),
+        (Word::Replay(None), _) => Err(Error::usage("replay: which file?")),
+        (Word::Replay(_), Some(name)) => Err(Error::usage(format_args!(
+            "replay: {name} is for a capture"
+        ))),
+        (Word::Blame(_), Some(name)) => Err(Error::usage(format_args!(
+            "blame of a report: {name} is for a capture"
+        ))),
+        (Word::Replay(Some(file)), None) => Ok(Command::Replay(file, options)),
+        (Word::Blame(Some(file)), None) => Ok(Command::BlameReport(file, options)),
+    }
+}
+
+impl Word {
+    /// Takes a word that belongs to no option.
+    fn take(self, word: OsString, options: &mut Options) -> Result<Word> {
+        match self {
+            Word::Capture if word == "replay" => Ok(Word::Replay(None)),
+            Word::Capture if word == "blame" => {
+                options.blame = true;
+                (options.trace, options.everything) = (true, true);
+                Ok(Word::Blame(None))
+            }
+            Word::Replay(None) => Ok(Word::Replay(Some(PathBuf::from(word)))),
+            Word::Blame(None) => Ok(Word::Blame(Some(PathBuf::from(word)))),
+            _ => Err(Error::usage(format_args!("unexpected argument {word:?}"))),
+        }
+    }
+}
+
+/// Options that do not go together.
+fn contradictions(options: &Options) -> Result<()> {
     if matches!((&options.output, &options.record), (Output::File(report), Some(record)) if report == record)
     {
         return Err(Error::usage("-o and --record name the same file"));
     }
-    match (replay, only_capture) {
-        (None, _) => Ok(Command::Capture(options)),
-        (Some(None), _) => Err(Error::usage("replay: which file?")),
-        (Some(Some(_)), Some(name)) => Err(Error::usage(format_args!(
-            "replay: {name} is for a capture"
-        ))),
-        (Some(Some(file)), None) => Ok(Command::Replay(file, options)),
+    if options.everything && !options.trace {
+        return Err(Error::usage(
+            "-e needs -t: what is dropped is only seen by tracing",
+        ));
     }
+    if !options.trace
+        && (options.trace_rate, options.trace_rung) != (TRACE_RATE_DEFAULT, Rung::Auto)
+    {
+        return Err(Error::usage("--trace-rate and --trace-rung need -t"));
+    }
+    if options.blame && options.follow {
+        return Err(Error::usage("blame: --follow is for flows"));
+    }
+    Ok(())
 }
 
 /// Options of every report. Says whether it was one.
@@ -158,6 +229,10 @@ fn capture_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options
         "--buffer" => options.buffer_bytes = Some(buffer(&word(parser)?)?),
         "--all-netns" => options.all_netns = true,
         "--activate" => options.activation = activation(&word(parser)?)?,
+        "-t" | "--trace" => options.trace = true,
+        "-e" | "--everything" => options.everything = true,
+        "--trace-rate" => options.trace_rate = trace_rate(&word(parser)?)?,
+        "--trace-rung" => options.trace_rung = trace_rung(&word(parser)?)?,
         "--record" => options.record = Some(PathBuf::from(parser.value().map_err(Error::usage)?)),
         _ => return Ok(false),
     }
@@ -205,6 +280,27 @@ fn activation(word: &str) -> Result<Activation> {
         "off" => Ok(Activation::Off),
         _ => Err(Error::usage(format_args!(
             "--activate: {word:?} is not one of auto, nft, legacy, off"
+        ))),
+    }
+}
+
+fn trace_rung(word: &str) -> Result<Rung> {
+    match word {
+        "auto" => Ok(Rung::Auto),
+        "nft-owned" => Ok(Rung::NftOwned),
+        "nft" => Ok(Rung::Nft),
+        "legacy" => Ok(Rung::Legacy),
+        _ => Err(Error::usage(format_args!(
+            "--trace-rung: {word:?} is not one of auto, nft-owned, nft, legacy"
+        ))),
+    }
+}
+
+fn trace_rate(word: &str) -> Result<u32> {
+    match word.parse() {
+        Ok(rate) if (1..=TRACE_RATE_MAX).contains(&rate) => Ok(rate),
+        _ => Err(Error::usage(format_args!(
+            "--trace-rate: {word:?} is not a number of packets in a second, from 1 to {TRACE_RATE_MAX}"
         ))),
     }
 }

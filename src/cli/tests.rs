@@ -123,9 +123,44 @@ fn replay_takes_one_file_and_no_capture_options() {
 
 #[test]
 fn letters_of_the_seed_that_are_not_there_yet_are_refused_not_ignored() {
-    for option in ["-d", "-t", "-e", "-b", "--daemon", "--trace"] {
+    for option in ["-d", "-b", "--daemon"] {
         assert!(refused(&[option]).contains("is not part of"), "{option}");
     }
+}
+
+#[test]
+fn tracing_has_its_options_and_they_need_each_other() {
+    let options = capture(&["-te", "--trace-rate", "7", "--trace-rung", "nft"]);
+    assert!(options.trace && options.everything && !options.blame);
+    assert_eq!((options.trace_rate, options.trace_rung), (7, Rung::Nft));
+    assert!(refused(&["-e"]).contains("-e needs -t"));
+    assert!(refused(&["--trace-rate", "7"]).contains("need -t"));
+    for rate in ["0", "abc", "-1", "1000001"] {
+        assert!(refused(&["-t", "--trace-rate", rate]).contains(rate));
+    }
+    assert!(refused(&["-t", "--trace-rung", "best"]).contains("best"));
+}
+
+#[test]
+fn blame_traces_everything_and_answers_where_one_looks() {
+    let Ok(Command::Blame(options)) = parse(["blame", "--port", "443"]) else {
+        panic!("blame is a command");
+    };
+    assert!(options.blame && options.trace && options.everything);
+    assert_eq!(options.output, Output::Stdout);
+    let named = parse(["-o", OUTPUT_DEFAULT, "blame"]).unwrap();
+    assert!(matches!(
+        named,
+        Command::Blame(Options {
+            output: Output::File(_),
+            ..
+        })
+    ));
+    let of_file = parse(["blame", "-", "--format", "json"]).unwrap();
+    assert!(matches!(of_file, Command::BlameReport(file, _) if file.as_os_str() == "-"));
+    assert!(refused(&["blame", "f", "--for", "3"]).contains("--for is for a capture"));
+    assert!(refused(&["blame", "f", "g"]).contains("unexpected"));
+    assert!(refused(&["blame", "--follow"]).contains("--follow"));
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! JSON Lines: one object a flow, and one `stats` object at the end. The README has the schema;
 //! `"v"` changes when a field changes its meaning or goes away.
 
+use super::Shown;
 use super::number::{address, decimal};
-use super::summary::Summary;
+use super::summary::{Summary, Tracing};
 use super::time::rfc3339;
+use super::way;
+use crate::counters::Counters;
 use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
 use crate::flow::table::Change;
 use crate::wire::conntrack::ZoneDirection;
 use crate::wire::kernel::PROTOCOL_NAMES;
 
-const SCHEMA_VERSION: u64 = 1;
+pub(super) const SCHEMA_VERSION: u64 = 1;
 
 /// IPS_* bits by the names that the kernel gives them (nf_conntrack_common.h), bit 0 first.
 const STATUS_NAMES: [&str; 16] = [
@@ -47,7 +50,8 @@ const TCP_STATES: [&str; 10] = [
 ];
 
 /// Appends a flow; `change` says what just happened to it where that is why it is written.
-pub fn flow(out: &mut Vec<u8>, flow: &Flow, change: Option<Change>) {
+pub fn flow(out: &mut Vec<u8>, shown: &Shown<'_>, change: Option<Change>) {
+    let flow = shown.flow;
     let tuple = flow.tuple(Side::Original);
     Object::line(out, |object| {
         object.number("v", SCHEMA_VERSION);
@@ -78,6 +82,7 @@ pub fn flow(out: &mut Vec<u8>, flow: &Flow, change: Option<Change>) {
             }
         }
         life(object, flow);
+        way::fields(object, shown);
     });
 }
 
@@ -127,10 +132,36 @@ pub fn stats(out: &mut Vec<u8>, summary: &Summary<'_>) {
             rungs.number("buffer_bytes", u64::from(summary.rungs.buffer_bytes));
             rungs.string("loss", summary.rungs.loss);
         });
+        if let Some(trace) = &summary.trace {
+            object.object("trace", |object| trace_stats(object, trace, counters));
+        }
         object.number("dumps", counters.dumps);
         object.number("filtered", counters.filtered);
         object.number("stale", counters.stale);
     });
+}
+
+fn trace_stats(object: &mut Object<'_>, trace: &Tracing<'_>, counters: &Counters) {
+    object.string("rung", trace.rung);
+    object.string("legacy", trace.legacy);
+    if let Some(reason) = trace.reason {
+        object.string("reason", reason);
+    }
+    if let Some(ended) = trace.ended {
+        object.string("ended", ended);
+    }
+    object.boolean("everything", trace.everything);
+    object.number("packets", counters.traced);
+    object.number("messages", counters.trace_messages);
+    object.number("lost", counters.trace_lost);
+    object.boolean("exact", counters.trace_lost_unknown == 0);
+    object.number("untraced", counters.untraced);
+    object.number("unresolved", counters.unresolved);
+    object.number("shortened", counters.shortened);
+    object.number("refused", counters.ways_refused);
+    object.number("orphans", counters.orphans);
+    object.number("unjoined", counters.unjoined);
+    object.number("paths", trace.paths as u64);
 }
 
 fn change_name(change: Change) -> &'static str {
@@ -139,6 +170,7 @@ fn change_name(change: Change) -> &'static str {
         Change::Existing => "existing",
         Change::Ended => "end",
         Change::Gone => "gone",
+        Change::Traced => "traced",
     }
 }
 
@@ -216,6 +248,7 @@ fn life(object: &mut Object<'_>, flow: &Flow) {
         Life::Live => "live",
         Life::Ended => "ended",
         Life::Gone => "gone",
+        Life::Unconfirmed => "unconfirmed",
     };
     object.string("state", state);
     object.time("start", flow.start_ns());
@@ -225,18 +258,18 @@ fn life(object: &mut Object<'_>, flow: &Flow) {
 }
 
 /// An object under construction.
-struct Object<'a> {
+pub(super) struct Object<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
 
 impl Object<'_> {
-    fn line(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(super) fn line(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
         Object::braced(out, fill);
         out.push(b'\n');
     }
 
-    fn braced(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(super) fn braced(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
         out.push(b'{');
         fill(&mut Object { out, first: true });
         out.push(b'}');
@@ -250,23 +283,40 @@ impl Object<'_> {
         self.out.push(b':');
     }
 
-    fn number(&mut self, name: &str, value: u64) {
+    pub(super) fn number(&mut self, name: &str, value: u64) {
         self.key(name);
         decimal(self.out, value);
     }
 
-    fn boolean(&mut self, name: &str, value: bool) {
+    pub(super) fn boolean(&mut self, name: &str, value: bool) {
         self.key(name);
         self.out
             .extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    fn string(&mut self, name: &str, value: &str) {
+    pub(super) fn string(&mut self, name: &str, value: &str) {
         self.key(name);
         string(self.out, value);
     }
 
-    fn time(&mut self, name: &str, at_ns: Option<u64>) {
+    pub(super) fn array<T>(
+        &mut self,
+        name: &str,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut Vec<u8>, T),
+    ) {
+        self.key(name);
+        self.out.push(b'[');
+        for (at, item) in items.enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            write(self.out, item);
+        }
+        self.out.push(b']');
+    }
+
+    pub(super) fn time(&mut self, name: &str, at_ns: Option<u64>) {
         if let Some(at_ns) = at_ns {
             self.key(name);
             self.out.push(b'"');
@@ -275,7 +325,7 @@ impl Object<'_> {
         }
     }
 
-    fn object(&mut self, name: &str, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(super) fn object(&mut self, name: &str, fill: impl FnOnce(&mut Object<'_>)) {
         self.key(name);
         Object::braced(self.out, fill);
     }

@@ -1,15 +1,20 @@
 //! Two renderers over the same table and the same summary: text for people, JSON Lines for
 //! programs. Bytes out; where they go is somebody else's business.
 
+pub mod blame;
 pub mod json;
+pub mod json_value;
 mod number;
 pub mod order;
 pub mod summary;
 pub mod text;
 mod time;
+mod way;
 
 use crate::flow::entry::Flow;
+use crate::flow::path::Ways;
 use crate::flow::table::{Change, Table};
+use crate::flow::traced::Traced;
 use std::io::{self, Write};
 use summary::Summary;
 
@@ -22,28 +27,45 @@ pub enum Format {
     Json,
 }
 
+/// A flow with what tracing knows of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// The flow.
+    pub flow: &'a Flow,
+    /// Its paths, by number.
+    pub traced: Traced,
+    /// What the numbers stand for.
+    pub ways: &'a Ways,
+}
+
 /// Bytes gathered before they are handed on.
 const BLOCK_LEN: usize = 64 << 10;
 
 /// Writes the whole report.
 pub fn write(
     table: &Table,
+    ways: &Ways,
     summary: &Summary<'_>,
     format: Format,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let mut block = Vec::with_capacity(BLOCK_LEN + 4096);
+    let shown = |place| Shown {
+        flow: table.flow(place),
+        traced: table.traced(place),
+        ways,
+    };
     match format {
         Format::Text => {
             let mut lines = text::Lines::default();
             for (place, side) in order::lines(table) {
-                lines.report(&mut block, table.flow(place), side);
+                lines.report(&mut block, &shown(place), side);
                 hand_on(&mut block, BLOCK_LEN, out)?;
             }
         }
         Format::Json => {
             for (place, _) in order::flows(table) {
-                json::flow(&mut block, table.flow(place), None);
+                json::flow(&mut block, &shown(place), None);
                 hand_on(&mut block, BLOCK_LEN, out)?;
             }
             json::stats(&mut block, summary);
@@ -57,12 +79,12 @@ pub fn write_change(
     lines: &mut text::Lines,
     format: Format,
     change: Change,
-    flow: &Flow,
+    shown: &Shown<'_>,
     out: &mut Vec<u8>,
 ) {
     match format {
-        Format::Text => lines.follow(out, change, flow),
-        Format::Json => json::flow(out, flow, Some(change)),
+        Format::Text => lines.follow(out, change, shown),
+        Format::Json => json::flow(out, shown, Some(change)),
     }
 }
 
@@ -70,6 +92,17 @@ pub fn write_change(
 pub fn write_end(summary: &Summary<'_>, format: Format, out: &mut Vec<u8>) {
     if format == Format::Json {
         json::stats(out, summary);
+    }
+}
+
+/// Appends text that a stranger may have chosen: nothing in it reaches a terminal as a command.
+fn escaped(out: &mut Vec<u8>, text: &str) {
+    for character in text.chars() {
+        if character.is_control() {
+            out.extend(character.escape_default().map(|character| character as u8));
+        } else {
+            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
     }
 }
 

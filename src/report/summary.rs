@@ -17,6 +17,23 @@ pub struct Rungs {
     pub loss: &'static str,
 }
 
+/// How tracing worked.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracing<'a> {
+    /// The rung of its ladder.
+    pub rung: &'a str,
+    /// Why not a better one, if so.
+    pub reason: Option<&'a str>,
+    /// `on`, or why the legacy tables' lines are off.
+    pub legacy: &'a str,
+    /// Whether packets that conntrack never confirms are traced too.
+    pub everything: bool,
+    /// How many different paths are known.
+    pub paths: usize,
+    /// Why packets were not traced from some moment on, if so.
+    pub ended: Option<&'static str>,
+}
+
 /// Everything that the end of a report says.
 #[derive(Debug)]
 pub struct Summary<'a> {
@@ -34,12 +51,17 @@ pub struct Summary<'a> {
     pub allocations: u64,
     /// Why flows between the dumps could not be seen at all, if so.
     pub blind: Option<&'static str>,
+    /// How tracing worked, where it was asked for.
+    pub trace: Option<Tracing<'a>>,
 }
 
 impl Summary<'_> {
     /// Whether nothing was missed.
     pub fn complete(&self) -> bool {
-        self.counters.complete() && self.blind.is_none()
+        let traces = self
+            .trace
+            .is_none_or(|trace| trace.rung != "none" && trace.ended.is_none());
+        self.counters.complete() && self.blind.is_none() && traces
     }
 }
 
@@ -93,12 +115,35 @@ impl Summary<'_> {
         part(out, counters.refused, "flows refused")?;
         part(out, counters.refused_late, "later records refused")?;
         part(out, counters.stale, "late events not kept")?;
+        part(
+            out,
+            counters.untraced,
+            "packets left untraced (--trace-rate)",
+        )?;
+        part(out, counters.trace_lost, "trace messages lost")?;
+        part(
+            out,
+            counters.trace_lost_unknown,
+            "times an unknown number of trace messages lost",
+        )?;
+        part(out, counters.shortened, "paths shortened")?;
+        part(out, counters.ways_refused, "steps and paths not kept")?;
         if counters.evicted + counters.folded + counters.refused + counters.refused_late > 0 {
             write!(
                 out,
                 ", the table holds {} flows (--capacity)",
                 self.capacity
             )?;
+        }
+        if let Some(Tracing { rung: "none", .. }) = self.trace {
+            out.write_str(if first { "" } else { ", " })?;
+            out.write_str("packets could not be traced")?;
+            first = false;
+        }
+        if let Some(ended) = self.trace.and_then(|trace| trace.ended) {
+            out.write_str(if first { "" } else { ", " })?;
+            out.write_str(ended)?;
+            first = false;
         }
         if let Some(blind) = self.blind {
             out.write_str(if first { "" } else { ", " })?;
@@ -122,6 +167,7 @@ mod tests {
             duration: Duration::ZERO,
             allocations: 0,
             blind,
+            trace: None,
         };
         summary.to_string()
     }

@@ -2,7 +2,8 @@
 
 use super::number::{address, decimal, padded};
 use super::order::{Section, compare};
-use crate::flow::entry::Flow;
+use super::{Shown, way};
+use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
 use crate::flow::table::Change;
 use crate::wire::conntrack::Tuple;
@@ -29,27 +30,36 @@ impl Default for Lines {
 
 impl Lines {
     /// Appends one line of a sorted report.
-    pub fn report(&mut self, out: &mut Vec<u8>, flow: &Flow, side: Side) {
+    pub fn report(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
+        let flow = shown.flow;
         let is_last = |(last, last_side)| compare(&last, last_side, flow, side).is_eq();
-        // Folded entries that differ in their zone only read alike, but for their counts.
-        if !flow.is_folded() && self.last.is_some_and(is_last) {
+        // Folded entries that differ in their zone only read alike, but for their counts; and so do
+        // flows that were denied.
+        let counts = flow.is_folded() || flow.life() == Life::Unconfirmed;
+        if !counts && self.last.is_some_and(is_last) {
             return;
         }
-        self.last = Some((*flow, side));
-        self.line(out, flow, side);
+        self.last = (!counts).then_some((*flow, side));
+        self.line(out, shown, side);
+        way::lines(out, shown, side);
     }
 
     /// Appends one line for a change.
-    pub fn follow(&mut self, out: &mut Vec<u8>, change: Change, flow: &Flow) {
+    pub fn follow(&mut self, out: &mut Vec<u8>, change: Change, shown: &Shown<'_>) {
         out.extend_from_slice(match change {
             Change::Started => b"NEW ",
             Change::Existing => b"OLD ",
             Change::Ended | Change::Gone => b"END ",
+            Change::Traced => b"WAY ",
         });
-        self.line(out, flow, Side::Original);
+        self.line(out, shown, Side::Original);
+        if change == Change::Traced {
+            way::lines(out, shown, Side::Original);
+        }
     }
 
-    fn line(&mut self, out: &mut Vec<u8>, flow: &Flow, side: Side) {
+    fn line(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
+        let flow = shown.flow;
         let tuple = flow.tuple(side);
         let index = &mut self.next_index[Section::new(tuple.proto, tuple.ipv6).index()];
         label(out, &tuple);
@@ -72,6 +82,7 @@ impl Lines {
             decimal(out, u64::from(netns.unsigned_abs()));
             out.push(b')');
         }
+        way::suffix(out, shown);
         out.push(b'\n');
     }
 }

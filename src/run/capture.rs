@@ -21,12 +21,16 @@ use super::recording::Recorder;
 use super::source::{EventSource, Queue};
 use super::status::{Status, StatusLine};
 use super::table::new_table;
+use super::trace_input::TraceInput;
+use super::trace_source::TraceSource;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::event::DumpPass;
-use crate::firewall::activation::{self, Activated, Idle};
+use crate::firewall::activation::{self, Activated, Activation, Idle};
+use crate::firewall::instrument::{Instrument, Wishes};
+use crate::firewall::watchdog::Watchdog;
 use crate::limits::COALESCE;
-use crate::report::summary::{Rungs, Summary};
+use crate::report::summary::{Rungs, Summary, Tracing};
 use crate::sys::instance::{self, Instance};
 use crate::sys::signal::{Signals, wait};
 use crate::sys::{alloc, clock, machine};
@@ -44,6 +48,7 @@ pub fn run(options: &Options) -> Result<u8> {
             "replay FILE, --help and --version do not",
         ));
     }
+    let watchdog = watchdog(options); // before anything is open that it would hold open
     let destination = Destination::open(&options.output)?;
     let _instance = only_instance()?;
     let signals =
@@ -59,6 +64,7 @@ pub fn run(options: &Options) -> Result<u8> {
     session.rungs.activation = activated.rung;
     session.left_idle = activated.left_idle;
     session.blind = activated.blind.or(events_are_off());
+    session.begin_traces(idle)?;
     say(
         &destination,
         "Foreground mode...<Ctrl-C> or or SIG_TERM to end it.",
@@ -66,6 +72,7 @@ pub fn run(options: &Options) -> Result<u8> {
     session.open_follow(&destination)?;
     session.announce(&activated);
     let captured = session.capture();
+    let given_back = session.end_traces();
     let released = activated.release();
     captured?;
     say(
@@ -73,7 +80,28 @@ pub fn run(options: &Options) -> Result<u8> {
         &format!("Dumping internal data into: {}", destination.shown()),
     );
     let exit_status = session.report(&destination)?;
-    released.map(|()| exit_status)
+    given_back?;
+    released?;
+    watchdog
+        .map_or(Ok(()), Watchdog::dismiss)
+        .map_err(|error| Error::failed("ending the watchdog", error, ""))?;
+    Ok(exit_status)
+}
+
+/// What sees to it that tracing leaves nothing behind, also where this process is killed.
+fn watchdog(options: &Options) -> Option<Watchdog> {
+    if !options.trace {
+        return None;
+    }
+    match Watchdog::start() {
+        Ok(watchdog) => Some(watchdog),
+        Err(error) => {
+            log::line(format_args!(
+                "no watchdog ({error}): after a kill -9 the next start cleans up"
+            ));
+            None
+        }
+    }
 }
 
 const WENT_IDLE: &str =
@@ -92,6 +120,7 @@ struct Session<'a> {
     allocations: u64,
     loss_logged: bool,
     queue: Queue,
+    trace: Option<TraceSource>,
     /// A dump was read and the event queue was not empty since.
     behind_dump: bool,
     /// What was left without conntrack at the start.
@@ -133,10 +162,41 @@ impl<'a> Session<'a> {
             allocations: 0,
             loss_logged: false,
             queue: Queue::Empty,
+            trace: None,
             behind_dump: false,
             left_idle: Idle::default(),
             blind: None,
         })
+    }
+
+    /// Has packets traced, where that was asked for.
+    fn begin_traces(&mut self, idle: Idle) -> Result<()> {
+        let options = self.options;
+        if !options.trace {
+            return Ok(());
+        }
+        let leaves_idle = options.activation == Activation::Off && idle != Idle::default();
+        let wishes = Wishes {
+            rung: options.trace_rung,
+            everything: options.everything,
+            rate: options.trace_rate,
+            conntrack: !leaves_idle,
+            ipv4: options.filter.ipv6 != Some(true),
+            ipv6: options.filter.ipv6 != Some(false),
+        };
+        let instrument = Instrument::start(&wishes)?;
+        let lets_go = options.everything && !leaves_idle && instrument.rung.starts_with("nft");
+        let (everything, intake) = (options.everything, &mut self.intake);
+        self.trace = Some(TraceSource::begin(instrument, everything, lets_go, intake));
+        Ok(())
+    }
+
+    /// Gives back what traces the packets.
+    fn end_traces(&mut self) -> Result<()> {
+        match &mut self.trace {
+            Some(trace) => trace.instrument.release(),
+            None => Ok(()),
+        }
     }
 
     /// Begins a report that is seen as it grows: late, so that a start that fails leaves the one that
@@ -177,6 +237,20 @@ impl<'a> Session<'a> {
         if let Some(blind) = self.blind {
             log::line(format_args!("{blind}"));
         }
+        if let Some(TraceSource { instrument, .. }) = &self.trace {
+            let reason = instrument.why_not.as_deref().unwrap_or_default();
+            let reason = if reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({reason})")
+            };
+            let legacy = instrument.legacy_lines.as_ref().err();
+            let legacy = legacy.map_or("legacy tables too", String::as_str);
+            log::line(format_args!(
+                "tracing: {}{reason}; {legacy}",
+                instrument.rung
+            ));
+        }
         log::line(format_args!("capturing"));
     }
 
@@ -216,15 +290,24 @@ impl<'a> Session<'a> {
         let redraw = self.status.next().map(|next| self.began + next);
         // Whether the queue is empty after a dump is asked for, not waited for.
         let check = (self.behind_dump && !self.dumper.is_going()).then_some(now);
-        let next = [deadline, self.dumper.next(), redraw, check]
+        let trace = self
+            .trace
+            .as_ref()
+            .and_then(|trace| trace.next(&self.intake));
+        let next = [deadline, self.dumper.next(), redraw, check, trace]
             .into_iter()
             .flatten()
             .min();
-        let [signal, events, dump] = self.wait(next.map(|next| next.saturating_sub(now)))?;
+        let [signal, events, dump, nft, log] =
+            self.wait(next.map(|next| next.saturating_sub(now)))?;
         self.queue = if events {
             self.read_events()?
         } else {
             Queue::Empty
+        };
+        let traces = match &mut self.trace {
+            Some(trace) if nft || log => trace.read(&mut self.intake)?,
+            _ => Queue::Empty,
         };
         if dump {
             self.dumper.read(&mut self.intake)?;
@@ -233,15 +316,30 @@ impl<'a> Session<'a> {
             self.behind_dump = false;
             self.intake.take(clock::realtime_ns(), What::CaughtUp);
         }
+        let all_read = self.queue == Queue::Empty && traces == Queue::Empty;
+        if all_read && !self.dumper.is_going() && !self.behind_dump {
+            if let Some(trace) = &mut self.trace {
+                trace.rest(&mut self.intake);
+            }
+        }
         self.hand_on()?;
-        if events && self.queue == Queue::Empty && !self.dumper.is_going() {
+        if (events || nft || log) && all_read && !self.dumper.is_going() {
             wait([(self.signals.fd(), PollFlags::IN)], Some(COALESCE)).map_err(waiting)?;
         }
         Ok(signal && self.signals.pending())
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 3]> {
-        let fds = [self.signals.fd(), self.source.fd(), self.dumper.fd()];
+    /// Which are readable: signals, events, the dump, traces of nf_tables, of the legacy tables.
+    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 5]> {
+        let none = self.signals.fd(); // in the place of one that is not there
+        let [nft, log] = self.trace.as_ref().map_or([None; 2], TraceSource::fds);
+        let fds = [
+            none,
+            self.source.fd(),
+            self.dumper.fd(),
+            nft.unwrap_or(none),
+            log.unwrap_or(none),
+        ];
         wait(fds.map(|fd| (fd, PollFlags::IN)), timeout).map_err(waiting)
     }
 
@@ -270,6 +368,13 @@ impl<'a> Session<'a> {
 
     /// Hears no more, reads what is queued, and sees what lives.
     fn finish(&mut self) -> Result<()> {
+        if let Some(trace) = &mut self.trace {
+            // First, so that of each packet that is traced the flow is heard of.
+            if let Err(error) = trace.stop(&mut self.intake) {
+                log::line(format_args!("{error}"));
+            }
+            while trace.read(&mut self.intake)? == Queue::MoreWaits {}
+        }
         self.source.leave();
         while self.read_events()? == Queue::MoreWaits {}
         self.read_dump_to_its_end()?;
@@ -277,6 +382,11 @@ impl<'a> Session<'a> {
             .begin(DumpPass::Final, clock::monotonic(), &mut self.intake)?;
         self.read_dump_to_its_end()?;
         self.source.note_loss(&mut self.intake, false);
+        if let Some(trace) = &mut self.trace {
+            while trace.read(&mut self.intake)? == Queue::MoreWaits {}
+            trace.finish(&mut self.intake);
+            self.intake.trace(TraceInput::Ended);
+        }
         self.intake.take(clock::realtime_ns(), What::Finished);
         self.hand_on()
     }
@@ -332,9 +442,14 @@ impl<'a> Session<'a> {
             duration: self.ended - self.began,
             allocations: self.allocations,
             blind: self.blind,
+            trace: self
+                .trace
+                .as_ref()
+                .map(|trace| tracing(&trace.instrument, self.options, &pipeline)),
         };
         write_report(
             &pipeline.table,
+            &pipeline.ways,
             pipeline.follow,
             &summary,
             self.options,
@@ -355,6 +470,25 @@ impl<'a> Session<'a> {
                 EXIT_INCOMPLETE
             }),
         }
+    }
+}
+
+/// How tracing worked, for the report.
+fn tracing<'a>(
+    instrument: &'a Instrument,
+    options: &Options,
+    pipeline: &Pipeline<'_>,
+) -> Tracing<'a> {
+    Tracing {
+        rung: instrument.rung,
+        reason: instrument.why_not.as_deref(),
+        legacy: instrument
+            .legacy_lines
+            .as_ref()
+            .map_or_else(String::as_str, |()| "on"),
+        everything: options.everything,
+        paths: pipeline.ways.path_count(),
+        ended: pipeline.trace_ended(),
     }
 }
 

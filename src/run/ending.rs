@@ -4,14 +4,17 @@ use super::follow::Follow;
 use super::output::Destination;
 use crate::cli::Options;
 use crate::error::{Error, Result};
+use crate::flow::path::Ways;
 use crate::flow::table::Table;
 use crate::report;
+use crate::report::blame::{self, Blame};
 use crate::report::summary::Summary;
 use crate::sys::signal::Signals;
 
 /// Writes the report, or the end of one that was followed.
 pub(super) fn write_report(
     table: &Table,
+    ways: &Ways,
     follow: Option<Follow<'_>>,
     summary: &Summary<'_>,
     options: &Options,
@@ -22,7 +25,13 @@ pub(super) fn write_report(
         Some(follow) => follow.finish(summary),
         None => {
             let mut sink = destination.sink(signals)?;
-            report::write(table, summary, options.format, &mut sink).and_then(|()| sink.finish())
+            let written = if options.blame {
+                let blame = Blame::of_table(table, ways);
+                blame::write(&blame, Some(summary), options.format, &mut sink)
+            } else {
+                report::write(table, ways, summary, options.format, &mut sink)
+            };
+            written.and_then(|()| sink.finish())
         }
     };
     written.map_err(|error| Error::failed(destination.doing(), error, ""))

@@ -2,10 +2,12 @@
 
 use super::output::Sink;
 use crate::flow::entry::Flow;
+use crate::flow::path::Ways;
 use crate::flow::table::{Change, Observer};
+use crate::flow::traced::Traced;
 use crate::limits::FOLLOW_BUFFER_LEN;
 use crate::report::text::Lines;
-use crate::report::{self, Format, summary::Summary};
+use crate::report::{self, Format, Shown, summary::Summary};
 use std::io::{self, Write};
 
 /// Gathers lines and hands them on after each batch, or when the buffer is full.
@@ -49,17 +51,31 @@ impl<'a> Follow<'a> {
     }
 }
 
-impl Observer for Option<Follow<'_>> {
-    fn changed(&mut self, change: Change, flow: &Flow) {
-        let Some(follow) = self else { return };
+/// Who is told of changes: whoever follows, with the dictionary that the paths are in.
+#[derive(Debug)]
+pub struct Watching<'w, 'f> {
+    /// Where changes are written, if anywhere.
+    pub follow: &'w mut Option<Follow<'f>>,
+    /// What the numbers of paths stand for.
+    pub ways: &'w Ways,
+}
+
+impl Observer for Watching<'_, '_> {
+    fn changed(&mut self, change: Change, flow: &Flow, traced: Traced) {
+        let Some(follow) = self.follow else { return };
         if follow.failed.is_some() {
             return;
         }
+        let shown = Shown {
+            flow,
+            traced,
+            ways: self.ways,
+        };
         report::write_change(
             &mut follow.lines,
             follow.format,
             change,
-            flow,
+            &shown,
             &mut follow.buffer,
         );
         if follow.buffer.len() >= FOLLOW_BUFFER_LEN {

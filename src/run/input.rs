@@ -1,6 +1,7 @@
 //! What comes in from outside, whether from the kernel or from a recording: the pipeline sees no
 //! difference, so a replay is the same run.
 
+use super::trace_input::TraceInput;
 use crate::event::DumpPass;
 
 /// One input and when it was read (nanoseconds since 1970).
@@ -43,6 +44,8 @@ pub enum What<'a> {
     LostTotal(u64),
     /// It lost an unknown number.
     LostUnknown,
+    /// What tracing brings in.
+    Trace(TraceInput<'a>),
     /// The capture ended.
     Finished,
 }

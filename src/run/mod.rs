@@ -1,16 +1,22 @@
 //! The commands: what opens things, waits, and puts the other rooms together.
 
+pub mod blame;
 pub mod capture;
 mod dump;
 mod ending;
 pub mod follow;
 pub mod input;
 mod intake;
+mod legacy_reader;
 pub mod log;
 pub mod output;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;
+mod ruleset_reader;
 mod source;
 mod status;
 mod table;
+pub mod trace_input;
+mod trace_source;
+pub mod tracer;

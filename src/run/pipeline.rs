@@ -1,11 +1,14 @@
 //! The one way of the data: datagram, messages, entry, filter, event, table.
 
-use super::follow::Follow;
+use super::follow::{Follow, Watching};
 use super::input::{Input, What};
 use super::log;
+use super::trace_input::TraceInput;
+use super::tracer::Tracer;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::flow::filter::Filter;
+use crate::flow::path::Ways;
 use crate::flow::table::Table;
 use crate::wire::conntrack::{Entry, Rejected};
 use crate::wire::kernel::*;
@@ -34,6 +37,12 @@ pub struct Pipeline<'a> {
     pub counters: Counters,
     /// Writes changes as they happen, where that was asked for.
     pub follow: Option<Follow<'a>>,
+    /// The steps and paths that traces have told of.
+    pub ways: Ways,
+    /// Takes traces, where tracing is on.
+    pub tracer: Option<Tracer>,
+    /// Whether flows that conntrack never confirmed are kept.
+    pub everything: bool,
     filter: Filter,
     pass: DumpPass,
     /// Whether a broken message of a kind was logged already.
@@ -47,6 +56,9 @@ impl<'a> Pipeline<'a> {
             table,
             counters: Counters::default(),
             follow,
+            ways: Ways::default(),
+            tracer: None,
+            everything: false,
             filter,
             pass: DumpPass::Initial,
             logged: [false; 2],
@@ -69,12 +81,15 @@ impl<'a> Pipeline<'a> {
             }
             What::DumpEnded => {
                 self.counters.dumps += 1;
-                self.table.finish_dump(&mut self.counters, &mut self.follow);
+                let (follow, ways) = (&mut self.follow, &self.ways);
+                let mut watching = Watching { follow, ways };
+                self.table.finish_dump(&mut self.counters, &mut watching);
             }
             What::CaughtUp => self.table.caught_up(),
             What::DumpFailed => self.counters.dumps_failed += 1,
             What::LostTotal(total) => self.counters.lost = total,
             What::LostUnknown => self.counters.lost_unknown += 1,
+            What::Trace(trace) => self.trace(&trace, input.at_ns),
             What::Finished => {}
         }
         DumpProgress::Going
@@ -156,8 +171,49 @@ impl<'a> Pipeline<'a> {
             at_ns: kernel_time.unwrap_or(at_ns),
             entry,
         };
-        self.table
-            .apply(&event, &mut self.counters, &mut self.follow);
+        let (follow, ways) = (&mut self.follow, &self.ways);
+        let mut watching = Watching { follow, ways };
+        self.table.apply(&event, &mut self.counters, &mut watching);
+    }
+
+    /// Why packets were not traced from some moment on, if so.
+    pub fn trace_ended(&self) -> Option<&'static str> {
+        let gone = self
+            .tracer
+            .as_ref()
+            .is_some_and(|tracer| tracer.book.own_table_gone());
+        gone.then_some("somebody removed our nf_tables table: from then on nothing was traced")
+    }
+
+    fn trace(&mut self, input: &TraceInput<'_>, at_ns: u64) {
+        if let TraceInput::Began { everything, .. } = *input {
+            self.table.keep_traces();
+            self.everything = everything;
+            self.tracer.get_or_insert_default();
+        }
+        let Some(tracer) = &mut self.tracer else {
+            return;
+        };
+        let taken = tracer.take(input, at_ns, &mut self.ways, &mut self.counters);
+        for packet in tracer.closed.drain(..) {
+            self.counters.traced += 1;
+            let (follow, ways) = (&mut self.follow, &self.ways);
+            let (everything, filter) = (self.everything, &self.filter);
+            self.table.apply_packet(
+                &packet,
+                |entry| everything && filter.admits(entry),
+                &mut self.counters,
+                &mut Watching { follow, ways },
+            );
+        }
+        if let Err(reason) = taken {
+            let (TraceInput::Nft(bytes) | TraceInput::Log(bytes) | TraceInput::Rules(bytes)) =
+                *input
+            else {
+                return self.reject(reason, &[]);
+            };
+            self.reject(reason, bytes);
+        }
     }
 
     /// Counts what could not be used; the first of each kind is shown, for a report to us.

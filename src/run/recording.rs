@@ -7,9 +7,10 @@
 //! length (u32), time in nanoseconds since 1970 (u64), namespace id (i32), zero (u32), payload.
 
 use super::input::{Input, What};
+use super::trace_input;
 use crate::error::{Error, Result};
 use crate::event::DumpPass;
-use crate::limits::DUMP_DATAGRAM_LEN;
+use crate::limits::{DUMP_DATAGRAM_LEN, RECORD_LEN_MAX};
 use crate::sys::machine;
 use std::fs::OpenOptions;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -91,6 +92,7 @@ impl Recorder {
     pub fn write(&mut self, input: &Input<'_>) -> io::Result<()> {
         self.used = true;
         let number;
+        let mut head = Vec::new();
         let (kind, flags, netns, payload): (u8, u8, i32, &[u8]) = match input.what {
             What::Events {
                 bytes,
@@ -114,12 +116,19 @@ impl Recorder {
             What::LostUnknown => (KIND_LOST_UNKNOWN, 0, 0, &[]),
             What::Finished => (KIND_FINISHED, 0, 0, &[]),
             What::CaughtUp => (KIND_CAUGHT_UP, 0, 0, &[]),
+            What::Trace(input) => {
+                let (kind, begins, bytes) = trace_input::encode(&input);
+                head = begins;
+                (kind, 0, 0, bytes)
+            }
         };
+        let len = (head.len() + payload.len()) as u32;
         self.file.write_all(&[kind, flags, 0, 0])?;
-        self.file.write_all(&(payload.len() as u32).to_le_bytes())?;
+        self.file.write_all(&len.to_le_bytes())?;
         self.file.write_all(&input.at_ns.to_le_bytes())?;
         self.file.write_all(&netns.to_le_bytes())?;
         self.file.write_all(&[0; 4])?;
+        self.file.write_all(&head)?;
         self.file.write_all(payload)
     }
 
@@ -228,40 +237,29 @@ impl<R: Read> Recording<R> {
             0 => return Ok(None),
             _ => self.source.read_exact(&mut header[1..])?,
         }
-        let [
-            kind,
-            flags,
-            _,
-            _,
-            l0,
-            l1,
-            l2,
-            l3,
-            t0,
-            t1,
-            t2,
-            t3,
-            t4,
-            t5,
-            t6,
-            t7,
-            n0,
-            n1,
-            n2,
-            n3,
-            ..,
-        ] = header;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if len > DUMP_DATAGRAM_LEN {
+        let [kind, flags, ..] = header;
+        let len = u32::from_le_bytes(field(&header, 4)) as usize;
+        let limit = if kind < trace_input::KIND_FIRST {
+            DUMP_DATAGRAM_LEN
+        } else {
+            RECORD_LEN_MAX
+        };
+        if len > limit {
             return Err(Unreadable::Format(
                 "a record in it is longer than any datagram",
             ));
         }
-        self.payload.resize(len, 0);
-        self.source.read_exact(&mut self.payload)?;
-        let at_ns = u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
+        // As it comes: a length that lies must not take the memory.
+        self.payload.clear();
+        let read = (&mut self.source)
+            .take(len as u64)
+            .read_to_end(&mut self.payload)?;
+        if read < len {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let at_ns = u64::from_le_bytes(field(&header, 8));
         let truncated = flags & FLAG_TRUNCATED != 0;
-        let netns = (flags & FLAG_NETNS != 0).then_some(i32::from_le_bytes([n0, n1, n2, n3]));
+        let netns = (flags & FLAG_NETNS != 0).then_some(i32::from_le_bytes(field(&header, 16)));
         let bytes = self.payload.as_slice();
         let what = match (kind, bytes) {
             (KIND_EVENTS, bytes) => What::Events {
@@ -282,8 +280,16 @@ impl<R: Read> Recording<R> {
             (KIND_LOST_UNKNOWN, _) => What::LostUnknown,
             (KIND_FINISHED, _) => What::Finished,
             (KIND_CAUGHT_UP, _) => What::CaughtUp,
-            _ => return Err(Unreadable::Format("a record in it is damaged")),
+            (kind, bytes) => match trace_input::decode(kind, bytes) {
+                Some(input) => What::Trace(input),
+                None => return Err(Unreadable::Format("a record in it is damaged")),
+            },
         };
         Ok(Some(Input { at_ns, what }))
     }
+}
+
+/// The bytes of a field of a record's header.
+fn field<const N: usize>(header: &[u8; RECORD_HEADER_LEN], offset: usize) -> [u8; N] {
+    std::array::from_fn(|at| header[offset + at])
 }

@@ -10,7 +10,7 @@ use super::recording::Recording;
 use super::table::new_table;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
-use crate::report::summary::{Rungs, Summary};
+use crate::report::summary::{Rungs, Summary, Tracing};
 use crate::sys::signal::Signals;
 use std::fmt::Display;
 use std::io::Read;
@@ -52,9 +52,18 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         allocations: 0,
         blind: (!finished)
             .then_some("the recording is cut short: what came after is not in this report"),
+        trace: pipeline.tracer.as_ref().map(|_| Tracing {
+            rung: "recording",
+            reason: None,
+            legacy: "recording",
+            everything: pipeline.everything,
+            paths: pipeline.ways.path_count(),
+            ended: pipeline.trace_ended(),
+        }),
     };
     write_report(
         &pipeline.table,
+        &pipeline.ways,
         pipeline.follow,
         &summary,
         options,

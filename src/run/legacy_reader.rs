@@ -1,0 +1,92 @@
+//! Reads the legacy tables again and again, since nothing tells of their changes: before lines are
+//! resolved, as often as it costs little. The text of their rules comes from their own program, which
+//! is slow: when it may run, and only for a content that has changed.
+
+use super::intake::Intake;
+use super::trace_input::TraceInput;
+use crate::firewall::legacy::saved;
+use crate::firewall::legacy_rules::LegacyTable;
+use crate::limits::{READ_AGAIN_FACTOR, READ_AGAIN_PAUSE, SAVE_PAUSE};
+use crate::sys::{clock, xtables};
+use std::time::Duration;
+
+/// Reads the tables that are loaded.
+#[derive(Debug)]
+pub struct LegacyReader {
+    next: Duration,
+    next_text: Duration,
+    without_text: Vec<(bool, String)>,
+}
+
+impl LegacyReader {
+    /// Nothing is read yet.
+    pub fn new() -> LegacyReader {
+        LegacyReader {
+            next: Duration::ZERO,
+            next_text: Duration::ZERO,
+            without_text: Vec::new(),
+        }
+    }
+
+    /// Reads the tables, unless they were read a moment ago.
+    pub fn refresh(&mut self, intake: &mut Intake<'_>) {
+        let began = clock::monotonic();
+        if began < self.next {
+            return;
+        }
+        for ipv6 in [false, true] {
+            for name in xtables::loaded_tables(ipv6) {
+                if self.read_table(ipv6, &name, intake).is_some()
+                    && !self.without_text.contains(&(ipv6, name.clone()))
+                {
+                    self.without_text.push((ipv6, name));
+                }
+            }
+        }
+        let now = clock::monotonic();
+        self.next = now + ((now - began) * READ_AGAIN_FACTOR).max(READ_AGAIN_PAUSE);
+    }
+
+    /// Reads a table. Says that its content has changed.
+    fn read_table(&self, ipv6: bool, name: &str, intake: &mut Intake<'_>) -> Option<()> {
+        let raw = xtables::table(ipv6, name).ok()?; // unloaded meanwhile
+        let content = LegacyTable::parse(ipv6, name, &raw).ok()?.content();
+        let tracer = intake.pipeline.tracer.as_ref()?;
+        if tracer.book.legacy_content(ipv6, name) == Some(content) {
+            return None;
+        }
+        let content = &raw.to_bytes();
+        intake.trace(TraceInput::Legacy {
+            ipv6,
+            name,
+            content,
+        });
+        Some(())
+    }
+
+    /// When texts are wanted, if they are.
+    pub fn next(&self) -> Option<Duration> {
+        (!self.without_text.is_empty()).then_some(self.next_text)
+    }
+
+    /// Has the programs write down the texts that are wanted, when it is time or `at_once`.
+    pub fn read_texts(&mut self, at_once: bool, intake: &mut Intake<'_>) {
+        let began = clock::monotonic();
+        if self.without_text.is_empty() || (began < self.next_text && !at_once) {
+            return;
+        }
+        for (ipv6, name) in std::mem::take(&mut self.without_text) {
+            if let Some(text) = saved(ipv6, &name) {
+                // If it has changed meanwhile, the text is of another content: wait for it to rest.
+                if self.read_table(ipv6, &name, intake).is_some() {
+                    self.without_text.push((ipv6, name));
+                    continue;
+                }
+                let (name, text) = (&*name, text.as_bytes());
+                intake.trace(TraceInput::Saved { ipv6, name, text });
+            }
+        }
+        let now = clock::monotonic();
+        self.next_text = now + ((now - began) * READ_AGAIN_FACTOR).max(SAVE_PAUSE);
+    }
+}

@@ -1,0 +1,233 @@
+//! Where traces come from: the sockets of the instrument, and what is read beside them so that each
+//! hit is resolved to the rule of its moment.
+
+use super::intake::Intake;
+use super::legacy_reader::LegacyReader;
+use super::ruleset_reader::RulesetReader;
+use super::source::Queue;
+use super::trace_input::TraceInput;
+use crate::error::{Error, Result};
+use crate::firewall::instrument::Instrument;
+use crate::limits::{
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW, LOG_DATAGRAM_LEN, PACKET_QUIET, TRACE_DATAGRAM_LEN,
+    UNTRACED_INTERVAL,
+};
+use crate::sys::clock;
+use crate::sys::netlink::{Batch, DropCounter, Socket};
+use crate::wire::kernel::{NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE};
+use crate::wire::message::Messages;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// The sources of traces, and what they need.
+#[derive(Debug)]
+pub struct TraceSource {
+    /// What makes the kernel trace.
+    pub instrument: Instrument,
+    nft_batch: Batch,
+    log_batch: Batch,
+    nft_drops: Option<DropCounter>,
+    log_drops: Option<DropCounter>,
+    lost: u64,
+    ruleset: RulesetReader,
+    legacy: LegacyReader,
+    quiet_at: Duration,
+    untraced_at: Duration,
+}
+
+impl TraceSource {
+    /// Begins with an instrument that traces already: reads the rules. `lets_go` says that packets of
+    /// settled flows are traced no further than to our chain behind conntrack.
+    pub fn begin(
+        instrument: Instrument,
+        everything: bool,
+        lets_go: bool,
+        intake: &mut Intake<'_>,
+    ) -> TraceSource {
+        let drops = |socket: &Option<Socket>| {
+            let socket = socket.as_ref()?;
+            DropCounter::open(socket).ok()
+        };
+        let mut source = TraceSource {
+            nft_batch: Batch::new(BATCH_DATAGRAMS, TRACE_DATAGRAM_LEN),
+            log_batch: Batch::new(BATCH_DATAGRAMS, LOG_DATAGRAM_LEN),
+            nft_drops: drops(&instrument.nft),
+            log_drops: drops(&instrument.log),
+            instrument,
+            lost: 0,
+            ruleset: RulesetReader::new(),
+            legacy: LegacyReader::new(),
+            quiet_at: Duration::ZERO,
+            untraced_at: Duration::ZERO,
+        };
+        intake.trace(TraceInput::Began {
+            everything,
+            lets_go,
+        });
+        if source.instrument.nft.is_some() {
+            source.ruleset.read(intake);
+        }
+        if source.instrument.log.is_some() {
+            source.legacy.refresh(intake);
+            source.legacy.read_texts(true, intake);
+        }
+        source
+    }
+
+    /// Readable while something is queued: nf_tables, the legacy tables.
+    pub fn fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        let Instrument { nft, log, .. } = &self.instrument;
+        [nft, log].map(|socket| socket.as_ref().map(Socket::fd))
+    }
+
+    /// When there is something to do even where nothing comes.
+    pub fn next(&self, intake: &Intake<'_>) -> Option<Duration> {
+        let waiting = intake
+            .pipeline
+            .tracer
+            .as_ref()
+            .is_some_and(|tracer| tracer.is_waiting());
+        let quiet = waiting.then_some(self.quiet_at);
+        [quiet, self.legacy.next(), Some(self.untraced_at)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Reads what is queued, a bounded number of batches. Lines of the legacy tables wait until all is
+    /// read that our own table said before: that tells which packet they belong to.
+    pub fn read(&mut self, intake: &mut Intake<'_>) -> Result<Queue> {
+        let mut queue = Queue::MoreWaits;
+        for _ in 0..BATCHES_IN_A_ROW {
+            let lines = self.receive_lines(intake)?;
+            let nft = self.read_nft(intake)?;
+            for datagram in self.log_batch.datagrams().take(lines) {
+                intake.trace(TraceInput::Log(datagram.bytes));
+            }
+            if nft == Queue::Empty && lines < self.log_batch.size() {
+                queue = Queue::Empty;
+                break;
+            }
+        }
+        let tracer = intake.pipeline.tracer.as_mut();
+        let wanted = tracer
+            .map(|tracer| tracer.book.wanted_sets())
+            .unwrap_or_default();
+        if !wanted.is_empty() {
+            self.ruleset.read_sets(&wanted, intake);
+        }
+        Ok(queue)
+    }
+
+    /// Does what is due while nothing is queued anywhere, events of conntrack included.
+    pub fn rest(&mut self, intake: &mut Intake<'_>) {
+        let now = clock::monotonic();
+        if now >= self.quiet_at {
+            self.quiet_at = now + PACKET_QUIET / 2;
+            if intake
+                .pipeline
+                .tracer
+                .as_ref()
+                .is_some_and(|tracer| tracer.is_waiting())
+            {
+                intake.trace(TraceInput::Quiet);
+            }
+        }
+        if now >= self.untraced_at {
+            self.untraced_at = now + UNTRACED_INTERVAL;
+            self.count_untraced(intake);
+        }
+        self.legacy.read_texts(false, intake);
+    }
+
+    /// Nothing new is traced from here on; what is queued can be read.
+    pub fn stop(&mut self, intake: &mut Intake<'_>) -> Result<()> {
+        self.count_untraced(intake);
+        self.instrument.stop_tracing()
+    }
+
+    /// What the last packets need: losses, and the texts that were put off.
+    pub fn finish(&mut self, intake: &mut Intake<'_>) {
+        self.note_loss(false, intake);
+        self.legacy.read_texts(true, intake);
+    }
+
+    fn count_untraced(&mut self, intake: &mut Intake<'_>) {
+        if let Some(untraced) = self.instrument.untraced() {
+            if untraced != intake.pipeline.counters.untraced {
+                intake.trace(TraceInput::Untraced(untraced));
+            }
+        }
+    }
+
+    fn read_nft(&mut self, intake: &mut Intake<'_>) -> Result<Queue> {
+        for _ in 0..BATCHES_IN_A_ROW {
+            let Some(socket) = &self.instrument.nft else {
+                return Ok(Queue::Empty);
+            };
+            let Some(received) = receive(socket, &mut self.nft_batch)? else {
+                self.note_loss(true, intake);
+                continue;
+            };
+            for datagram in self.nft_batch.datagrams() {
+                let tracer = intake.pipeline.tracer.as_ref();
+                let stale = tracer.is_some_and(|tracer| tracer.book.is_stale());
+                if stale && is_trace(datagram.bytes) && self.ruleset.may_read(clock::monotonic()) {
+                    self.ruleset.read(intake);
+                }
+                intake.trace(TraceInput::Nft(datagram.bytes));
+            }
+            if received < self.nft_batch.size() {
+                return Ok(Queue::Empty);
+            }
+        }
+        Ok(Queue::MoreWaits)
+    }
+
+    /// Receives a batch of lines of the legacy tables, and reads the tables that they are about.
+    fn receive_lines(&mut self, intake: &mut Intake<'_>) -> Result<usize> {
+        let Some(socket) = &self.instrument.log else {
+            return Ok(0);
+        };
+        match receive(socket, &mut self.log_batch)? {
+            Some(received) => {
+                if received > 0 {
+                    self.legacy.refresh(intake);
+                }
+                Ok(received)
+            }
+            None => {
+                self.note_loss(true, intake);
+                Ok(0)
+            }
+        }
+    }
+
+    /// Takes the kernel's counts of what was lost; `told` is whether it said so just now.
+    fn note_loss(&mut self, told: bool, intake: &mut Intake<'_>) {
+        let read = |drops: &mut Option<DropCounter>| drops.as_mut().and_then(DropCounter::read);
+        let counts = [read(&mut self.nft_drops), read(&mut self.log_drops)];
+        let total: u64 = counts.into_iter().flatten().sum();
+        if total != self.lost {
+            self.lost = total;
+            intake.trace(TraceInput::LostTotal(total));
+        } else if told {
+            intake.trace(TraceInput::LostUnknown);
+        }
+    }
+}
+
+/// A batch; `None` where the kernel says that it lost something.
+fn receive(socket: &Socket, batch: &mut Batch) -> Result<Option<usize>> {
+    match socket.receive(batch) {
+        Ok(received) => Ok(Some(received)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(None),
+        Err(error) => Err(Error::failed("reading traces", error, "")),
+    }
+}
+
+/// Whether a datagram brings a hit: only then the rules must be known.
+fn is_trace(bytes: &[u8]) -> bool {
+    const KIND: u16 = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_TRACE;
+    matches!(Messages::new(bytes).next(), Some(Ok(message)) if message.kind == KIND)
+}
