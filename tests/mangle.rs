@@ -113,10 +113,11 @@ fn render(pipeline: &Pipeline<'_>) {
         duration: Duration::ZERO,
         allocations: 0,
         blind: None,
+        trace: None,
     };
     for format in [Format::Text, Format::Json] {
         let mut out = Vec::new();
-        report::write(&pipeline.table, &summary, format, &mut out).unwrap();
+        report::write(&pipeline.table, &pipeline.ways, &summary, format, &mut out).unwrap();
         assert!(
             String::from_utf8(out)
                 .unwrap()

@@ -204,6 +204,10 @@ class Network:
     def nft(self, rules, side="router"):
         self.run(side, "nft", "-f", "-", text=rules)
 
+    def notes(self, side="router"):
+        """The files under /run that a run of the tool in a namespace has made."""
+        return [path for path in _notes(os.fstat(self._handles[side]).st_ino) if os.path.exists(path)]
+
     def activate(self, side="router"):
         """Conntrack becomes active through a rule that is not the tool's."""
         self.nft(ACTIVATING_RULES, side)
@@ -221,9 +225,13 @@ def _write(path, text):
 
 def _remove_notes(namespace):
     """What a tool that was killed by force may leave under /run: its lock, and what it wrote down for the next start."""
-    for kind in ("lock", "state"):
+    for path in _notes(namespace):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"/run/conntracker-{namespace}.{kind}")
+            os.unlink(path)
+
+
+def _notes(namespace):
+    return [f"/run/conntracker-{namespace}.{kind}" for kind in ("lock", "state")]
 
 
 def _enter(handle):

@@ -18,7 +18,14 @@ FIRST_SECTIONS = (("ipv4", TCP), ("ipv4", UDP), ("ipv4", ICMP), ("ipv6", TCP), (
 FLOW_KEYS = {
     "v", "type", "event", "family", "proto", "proto_number", "original", "reply", "id", "mark", "zone", "zone_direction", "netns",
     "status", "status_bits", "tcp_state", "state", "start", "first_seen", "last_seen", "end", "folded", "flows",
+    "path", "verdict", "reject_with", "attempts", "blame",
 }
+# What only conntrack's entry of a flow has; a flow that it never confirmed may be without.
+KEYS_OF_CONFIRMED = {"reply", "status"}
+BLAME_KEYS = {"firewall", "table", "chain", "kind", "position", "handle", "rule", "comment", "generation"}
+STEP_KEYS = BLAME_KEYS | {"verdict", "reject_with", "target"}
+FIREWALLS = ("iptables-legacy", "iptables-nft", "nft")
+STEP_VERDICTS = ("accept", "drop", "reject", "continue", "jump", "goto", "return", "queue", "stolen")
 SIDE_KEYS = {"src", "dst", "sport", "dport", "icmp_type", "icmp_code", "icmp_id", "packets", "bytes"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 
@@ -52,15 +59,25 @@ class Report:
         self.flow_lines = text.splitlines()[:-1]
 
     def flows(self):
-        """The single (not folded) flows, sorted."""
-        return sorted(flow_of(each) for each in self.objects if not each.get("folded"))
+        """The single (not folded) flows that conntrack confirmed, sorted."""
+        return sorted(flow_of(each) for each in self.objects if is_single(each))
+
+    def unconfirmed(self):
+        return [each for each in self.objects if each["state"] == "unconfirmed"]
+
+    def by_original(self, protocol, tuple_):
+        """The one object of this protocol with this original tuple, confirmed or not."""
+        matching = [each for each in self.objects if each["proto_number"] == protocol and original_of(each) == tuple_]
+        if len(matching) != 1:
+            raise AssertionError(f"{len(matching)} objects for {tuple_} in {matching or self.flow_lines[:20]}")
+        return matching[0]
 
     def folded(self):
         return [each for each in self.objects if each.get("folded")]
 
     def of(self, flow):
         """The one object that reports this flow."""
-        matching = [each for each in self.objects if not each.get("folded") and flow_of(each) == flow]
+        matching = [each for each in self.objects if is_single(each) and flow_of(each) == flow]
         if len(matching) != 1:
             raise AssertionError(f"{len(matching)} objects for {flow} in {self.flow_lines[:20]}")
         return matching[0]
@@ -97,12 +114,53 @@ def _problem_of(value):
     number = value["proto_number"]
     if value["proto"] != PROTOCOL_NAMES.get(number, str(number)):
         return f"protocol {number} is called {value['proto']}"
-    if value["state"] not in ("live", "ended", "gone"):
+    if value["state"] not in ("live", "ended", "gone", "unconfirmed"):
         return "unknown state"
+    if value["state"] != "unconfirmed" and KEYS_OF_CONFIRMED - set(value):
+        return f"without {KEYS_OF_CONFIRMED - set(value)}"
     for name in ("start", "first_seen", "last_seen", "end"):
         if name in value and not TIME.fullmatch(value[name]):
             return f"{name} is no time"
+    return _problem_of_trace(value)
+
+
+def _problem_of_trace(value):
+    if set(value.get("path", {})) - {"original", "reply"}:
+        return f"unknown directions of the path: {set(value['path'])}"
+    if [] in value.get("path", {}).values():
+        return "a direction without a step"
+    steps = [step for way in value.get("path", {}).values() for step in way]
+    for step in steps:
+        problem = problem_of_step(step, STEP_KEYS)
+        if problem:
+            return problem
+        if step.get("verdict", "accept") not in STEP_VERDICTS:
+            return f"unknown verdict {step['verdict']}"
+    return problem_of_step(value["blame"], BLAME_KEYS) if "blame" in value else None
+
+
+def problem_of_step(step, keys):
+    """Of a step of a path, or of the guilty one."""
+    if set(step) - keys:
+        return f"unknown keys {set(step) - keys} in a step"
+    if step["firewall"] not in FIREWALLS or step["kind"] not in ("rule", "policy", "return"):
+        return f"unknown firewall or kind: {step}"
+    if (step["kind"] == "rule") != ("position" in step) and step["kind"] != "return":
+        return f"a position for a policy, or none for a rule: {step}"
+    if "generation" in step and step["firewall"] == "iptables-legacy":
+        return f"a generation without nf_tables: {step}"
     return None
+
+
+def is_single(value):
+    return not value.get("folded") and value["state"] != "unconfirmed"
+
+
+def original_of(value):
+    """As Flow.original. What conntrack never confirmed may be anything, and have no such numbers: they are None."""
+    side = value["original"]
+    names = ("icmp_type", "icmp_code", "icmp_id") if value["proto_number"] in ECHO else ("sport", "dport")
+    return (side["src"], side["dst"], *(side.get(name) for name in names))
 
 
 def flow_of(value):

@@ -1,5 +1,6 @@
 """The program under test, run inside a namespace."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from waiting import DEADLINE_S, wait_for
 
 BINARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../target/release/conntracker")
 READY = "conntracker: capturing"
+WATCHDOG = "conntracker-dog"
 NOBODY = 65534
 
 
@@ -20,6 +22,7 @@ class Tool:
 
     def __init__(self, network, folder, *options, side="router", binary=None, wrapper=(), **popen):
         Tool._serial += 1
+        self._network, self._side = network, side
         stem = os.path.join(folder, f".tool{Tool._serial}")
         self._paths = {name: f"{stem}.{name}" for name in ("stdout", "stderr")}
         self._files = [open(path, "wb") for path in self._paths.values()]
@@ -83,4 +86,23 @@ class Tool:
         processes.kill(self.process)
 
     def end(self):
+        """With what runs beside it."""
         processes.end(self.process)
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self.watchdogs(), "the watchdog to end", deadline_s=5)
+        for pid in self.watchdogs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def watchdogs(self):
+        """The processes that watch over a tool in the namespace of this one."""
+        return [int(pid) for pid in self._network.processes(self._side) if name_of(pid) == WATCHDOG]
+
+
+def name_of(pid):
+    """As ps(1) shows it; None for a process that has ended."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None

@@ -1,5 +1,6 @@
 """Traffic from the client through the router to the server. Every maker returns the flow that it made, from what the sockets say."""
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -44,8 +45,10 @@ class Traffic:
     def __init__(self, network):
         self._network = network
         self._sockets = []
+        self._senders = {}
 
     def close(self):
+        self._senders.clear()
         for each in self._sockets:
             if each.type == socket.SOCK_STREAM and each.fileno() >= 0:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -112,6 +115,18 @@ class Traffic:
         """One packet of any protocol, its IP header made by the client's kernel."""
         self._socket("client", version, socket.SOCK_RAW, protocol).sendto(payload, (SERVER[version], 0))
 
+    def refused(self, version, protocol, port):
+        """Ask a port that a reject keeps closed, with a connected socket: it is told. Returns the Flow's original tuple."""
+        client = self._socket("client", version, socket.SOCK_STREAM if protocol == TCP else socket.SOCK_DGRAM)
+        client.bind((CLIENT[version], 0))
+        try:
+            client.connect((SERVER[version], port))
+            client.send(b"question")
+            client.recv(64)
+        except ConnectionRefusedError:
+            return (CLIENT[version], SERVER[version], client.getsockname()[1], port)
+        raise AssertionError(f"port {port} answered")
+
     def discard(self):
         """The server takes UDP on port 9 at all of its addresses and never answers: no ICMP errors, no replies."""
         for version, anywhere in ((4, "0.0.0.0"), (6, "::")):
@@ -122,16 +137,24 @@ class Traffic:
 
     def many_udp(self, tuples):
         """One datagram for each (source, destination, source port, destination port); the router's own count confirms each batch."""
-        senders = {version: self._sender(version) for version in (4, 6)}
+        senders = {version: self._sender("client", version) for version in (4, 6)}
         for first in range(0, len(tuples), BATCH):
             self._send_batch(senders, tuples[first:first + BATCH])
         return [_unanswered(tuple_) for tuple_ in tuples]
 
-    def _sender(self, version):
-        sender = self._socket("client", version, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        if version == 6:
-            sender.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
-        return sender
+    def _sender(self, side, version):
+        if (side, version) not in self._senders:
+            sender = self._socket(side, version, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            if version == 6:
+                sender.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
+            self._senders[side, version] = sender
+        return self._senders[side, version]
+
+    def send(self, packet, count=1, side="client"):
+        """A rules.Packet, made here byte by byte, so that its source may be anybody."""
+        for _ in range(count):
+            with contextlib.suppress(PermissionError):  # said to the sender when a rule of its own host denied it
+                self._sender(side, packet.version).sendto(bytes_of(packet), (packet.destination, 0))
 
     def _send_batch(self, senders, tuples):
         """A packet may be dropped on the way when the machine is busy; then the batch is sent again, which makes no new flow."""
@@ -213,14 +236,44 @@ def _transport_checksum(protocol, source, destination, segment):
 
 def udp_packet(version, source, destination, sport, dport, payload=b"flow"):
     """With its IP header; the kernel fills in the checksum of an IPv4 header."""
-    length = 8 + len(payload)
-    segment = struct.pack("!HHHH", sport, dport, length, 0) + payload
-    checksum = _transport_checksum(UDP, source, destination, segment)
-    segment = struct.pack("!HHHH", sport, dport, length, checksum) + payload
+    segment = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+    return _ip_packet(version, UDP, source, destination, _with_checksum(UDP, source, destination, segment, 6))
+
+
+def tcp_packet(version, source, destination, sport, dport, flags="S"):
+    """`flags`: letters of FSRPA."""
+    bits = sum(1 << "FSRPA".index(flag) for flag in flags)
+    segment = struct.pack("!HHIIBBHHH", sport, dport, 1000, 2000 if "A" in flags else 0, 5 << 4, bits, 8192, 0, 0)
+    return _ip_packet(version, TCP, source, destination, _with_checksum(TCP, source, destination, segment, 16))
+
+
+def echo_packet(version, source, destination, ident):
+    if version == 4:
+        return _ip_packet(version, ICMP, source, destination, _echo_request(8, ident, 1))
+    segment = _with_checksum(ICMPV6, source, destination, _echo_request(128, ident, 1), 2)
+    return _ip_packet(version, ICMPV6, source, destination, segment)
+
+
+def bytes_of(packet):
+    """A rules.Packet as it travels."""
+    ends = (packet.version, packet.source, packet.destination)
+    if packet.protocol == UDP:
+        return udp_packet(*ends, packet.sport, packet.dport)
+    if packet.protocol == TCP:
+        return tcp_packet(*ends, packet.sport, packet.dport, packet.flags)
+    return echo_packet(*ends, packet.dport)
+
+
+def _with_checksum(protocol, source, destination, segment, offset):
+    checksum = struct.pack("!H", _transport_checksum(protocol, source, destination, segment))
+    return segment[:offset] + checksum + segment[offset + 2:]
+
+
+def _ip_packet(version, protocol, source, destination, segment):
     addresses = ipaddress.ip_address(source).packed + ipaddress.ip_address(destination).packed
     if version == 4:
-        return struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64, UDP, 0) + addresses + segment
-    return struct.pack("!IHBB", 6 << 28, length, UDP, 64) + addresses + segment
+        return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0, 64, protocol, 0) + addresses + segment
+    return struct.pack("!IHBB", 6 << 28, len(segment), protocol, 64) + addresses + segment
 
 
 def udplite_segment(version, sport, dport):
