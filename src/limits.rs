@@ -15,6 +15,9 @@ pub const SLOTS_PER_FLOW: usize = 3;
 /// What a flow costs, everything included; the README promises it.
 pub const BYTES_PER_FLOW: usize = 160;
 
+/// What it costs more with `-t`.
+pub const BYTES_PER_TRACED_FLOW: usize = 20;
+
 /// Receive buffer to ask for. One queued event is charged 1,280 bytes and the kernel doubles what
 /// is asked for, so this holds about 100,000 events.
 pub const RECEIVE_BUFFER: u32 = 64 << 20;

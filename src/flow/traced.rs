@@ -13,6 +13,7 @@ use super::key::{Key, Side};
 use super::path::{PathId, StepId};
 use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
+use crate::limits::BYTES_PER_TRACED_FLOW;
 use crate::wire::conntrack::Entry;
 
 /// What is known of a flow's ways through the rules, by side.
@@ -25,6 +26,9 @@ pub struct Traced {
     /// How many packets were denied.
     pub attempts: u32,
 }
+
+// The README says what tracing costs.
+const _: () = assert!(size_of::<Traced>() <= BYTES_PER_TRACED_FLOW);
 
 impl Traced {
     /// The step that denied the flow: the original direction's, else the reply's.

@@ -275,13 +275,13 @@ impl<'a> Session<'a> {
         }
         self.ended = clock::monotonic();
         self.status.clear();
-        self.finish()?;
-        self.allocations = alloc::count() - allocations_before;
-        if activation::idle(self.options.activation, self.options.filter.ipv6)
-            .is_beyond(self.left_idle)
-        {
+        // Now, while our own rules are there: they use conntrack, too.
+        let idle = activation::idle(self.options.activation, self.options.filter.ipv6);
+        if idle.is_beyond(self.left_idle) {
             self.blind = self.blind.or(Some(WENT_IDLE));
         }
+        self.finish()?;
+        self.allocations = alloc::count() - allocations_before;
         Ok(())
     }
 

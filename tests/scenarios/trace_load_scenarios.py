@@ -2,22 +2,29 @@
 
 import ipaddress
 import signal
+import time
 
 from firewalls import Legacy, Nft, nft_rules, same_text
 from network import CLIENT, SERVER
 from report import UDP
 from rules import Match, Packet, guilty, travel
 from tracing import EVERYTHING, Tracing
-from traffic import both_families
+from traffic import DISCARD_PORT
 from waiting import pass_time, wait_for
 
-FLOOD = 10_000
+FLOOD = 200_000
 RATE = 200
 ELEMENTS = 100_000
 MANY_RULES = 20_000
 ROUNDS = 5
 # The kernel does not tell that a legacy table was replaced: how long it may take until that is noticed.
 NOTICED_AFTER_S = 1.5
+
+
+def flood():
+    """Half over IPv4, half over IPv6, to four addresses each."""
+    places = [(CLIENT[version], address.format(number)) for version, address in ((4, "10.88.0.{}"), (6, "fd88::{}")) for number in range(1, 5)]
+    return [(*ends, port, DISCARD_PORT) for ends in places for port in range(2000, 2000 + FLOOD // len(places))]
 
 
 class Flood(Tracing):
@@ -28,8 +35,8 @@ class Flood(Tracing):
             firewall.ruleset.add(forward, Match(version, UDP, states=("new",)), "accept")
         self.use(firewall)
         self.traffic.discard()
-        tool = self.capture_json("-t", "-e", "--trace-rate", str(RATE))
-        made = self.traffic.many_udp(both_families(FLOOD))
+        tool = self.capture_json("-t", "-e", "--trace-rate", str(RATE), "--capacity", str(FLOOD + 10_000))
+        made = self.traffic.many_udp(flood())
         self.assertEqual(tool.stop(), 3, tool.errors())
         report = tool.report()
         trace = report.stats["trace"]
@@ -50,8 +57,13 @@ class Large(Tracing):
 
     def check_one(self, rules_of, packet, text):
         """The rule that counts the packet is found among all, and blamed."""
+        began = time.monotonic()
         tool = self.start("-o", "-", "--format", "json", *EVERYTHING)
         wait_for(lambda: "conntracker: capturing" in tool.errors().splitlines() or not tool.is_running(), tool.errors, deadline_s=120)
+        took_ms = (time.monotonic() - began) * 1000
+        with open(f"/proc/{tool.pid}/status", encoding="ascii") as status:
+            (memory,) = (line.split()[1] for line in status if line.startswith("VmHWM:"))
+        print(f"     {self.id()}: captures after {took_ms:.0f} ms, {memory} kB resident at most", flush=True)
         self.traffic.send(packet, 2)
 
         def counted():
