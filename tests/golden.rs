@@ -121,3 +121,10 @@ fn a_recording_cut_short_gives_what_it_has() {
     assert_eq!(headless.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&headless.stderr).contains("it is cut short"));
 }
+
+#[test]
+fn traced_paths_and_the_rules_that_denied() {
+    check("traced.ctrecord", "traced.txt", &[]);
+    check("traced.ctrecord", "traced.json", &["--format", "json"]);
+    check("traced.ctrecord", "traced-follow.txt", &["--follow"]);
+}
