@@ -41,7 +41,9 @@ pub fn lines(table: &Table) -> impl Iterator<Item = (u32, Side)> {
     let mut lines = Vec::with_capacity(2 * table.len() as usize);
     for (place, flow) in table.iter() {
         lines.push(pack(place, Side::Original));
-        if flow.seen_reply() && !flow.is_icmp() {
+        // A flow that is not tracked has an answer where one was traced.
+        let answered = flow.seen_reply() || table.traced(place).paths[1] != 0;
+        if answered && !flow.is_icmp() {
             lines.push(pack(place, Side::Reply));
         }
     }
