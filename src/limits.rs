@@ -100,8 +100,23 @@ const _: () = assert!(EVENT_DATAGRAM_LEN >= 2048 && DUMP_DATAGRAM_LEN > 32 << 10
 /// Steps kept apart; a ruleset of ten thousand rules, each of them hit, reloaded a few times.
 pub const STEPS_MAX: usize = 1 << 16;
 
+/// Bytes of a rule's text that are kept: more than a set of 64 elements takes.
+pub const RULE_TEXT_MAX: usize = 8192;
+
 /// Paths kept apart.
 pub const PATHS_MAX: usize = 1 << 18;
+
+/// Hits whose rule is remembered: the rules of many firewalls, with each verdict.
+pub const HITS_REMEMBERED: usize = 1 << 17;
+
+/// Steps whose text waits for a set at a time, and sets that are waited for.
+pub const TEXTS_WAITING: usize = 4096;
+
+/// Bytes of the nf_tables rules that are kept, of one generation: a million rules.
+pub const RULES_LEN_MAX: usize = 256 << 20;
+
+/// Legacy tables that are known: five in each family, as the kernel has them.
+pub const LEGACY_TABLES_MAX: usize = 10;
 
 /// Steps of one packet: chains three deep at every hook, in two firewalls. Of more the last is kept.
 pub const STEPS_OF_PACKET: usize = 96;
@@ -119,8 +134,13 @@ pub const RECORD_LEN_MAX: usize = 64 << 20;
 /// Room for one trace datagram: a hit takes 150 bytes, changes of the ruleset come in up to 8 KiB.
 pub const TRACE_DATAGRAM_LEN: usize = 16 << 10;
 
-/// Room for one line of the legacy tables, with 128 bytes of its packet.
-pub const LOG_DATAGRAM_LEN: usize = 2048;
+/// Room for lines of the legacy tables: ours come one by one, with 128 bytes of their packet, but may
+/// stand behind those of somebody's NFLOG rule that the kernel has gathered (NFULNL_NLBUFSIZ_DEFAULT).
+pub const LOG_DATAGRAM_LEN: usize = 8192;
+
+/// Reads (of at least BATCHES_IN_A_ROW * BATCH_DATAGRAMS each) that empty a full trace queue: the kernel
+/// charges no datagram less than 512 bytes of twice TRACE_RECEIVE_BUFFER.
+pub const READS_OF_A_QUEUE: u32 = 64;
 
 /// Rules are read again no sooner than after so many times what reading them took: a fifth of the time
 /// at most, and that only where they change all the time.

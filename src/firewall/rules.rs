@@ -22,6 +22,7 @@ use super::nft_rule;
 use super::ruleset::{FoundRule, Ruleset};
 use crate::event::Station;
 use crate::flow::path::{StepId, Ways};
+use crate::limits::HITS_REMEMBERED;
 use crate::wire::attr::{Attributes, be32_of};
 use crate::wire::kernel::*;
 use crate::wire::nftables::{attribute_of, text_of};
@@ -153,7 +154,7 @@ impl Book {
     /// The dump came to its end; `whole` says that it is of one generation.
     pub fn finish(&mut self, whole: bool) {
         let Some(mut ruleset) = self.reading.take().filter(|_| whole) else {
-            self.reading = None;
+            self.stale = true; // also where nothing was read before
             return;
         };
         ruleset.finish();
@@ -162,6 +163,13 @@ impl Book {
         self.stale = false;
         self.cache.clear();
         self.waiting.clear();
+    }
+
+    /// Remembers what the hit under `key` was resolved to, where that is known.
+    fn remember(&mut self, resolved: Resolved) {
+        if resolved.known && self.cache.len() < HITS_REMEMBERED {
+            self.cache.insert(self.key.as_slice().into(), resolved);
+        }
     }
 
     /// The sets that texts wait for; they are forgotten here.

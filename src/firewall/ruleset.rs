@@ -2,6 +2,7 @@
 //! they came, by chain and handle. Of sets only what a rule's text needs is ever asked for.
 
 use super::nft_rule::Set;
+use crate::limits::RULES_LEN_MAX;
 use crate::wire::attr::{Attributes, be32_of, be64_of};
 use crate::wire::kernel::*;
 use crate::wire::nftables::{attribute_of, text_of};
@@ -17,6 +18,8 @@ pub struct Ruleset {
     sets: HashMap<Box<[u8]>, Set>,
     bytes: Vec<u8>,
     rule_count: usize,
+    /// Bytes of all messages that were taken.
+    taken: usize,
 }
 
 /// A chain and its rules.
@@ -44,8 +47,14 @@ impl Ruleset {
         }
     }
 
-    /// Takes one message of a dump: its number (NFT_MSG_*), its family, and its attributes.
+    /// Takes one message of a dump: its number (NFT_MSG_*), its family, and its attributes. What is
+    /// beyond RULES_LEN_MAX is not kept, and so not found.
     pub fn take(&mut self, message: u16, family: u8, attributes: &[u8]) {
+        let taken = self.taken.saturating_add(attributes.len());
+        if taken > RULES_LEN_MAX {
+            return;
+        }
+        self.taken = taken;
         let cursor = Attributes::new(attributes);
         match message {
             NFT_MSG_NEWCHAIN => {

@@ -3,7 +3,7 @@
 //! up to a limit; numbers begin at 1, and 0 is "none".
 
 use crate::event::step::Step;
-use crate::limits::{PATHS_MAX, STEPS_MAX};
+use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEPS_MAX};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -26,7 +26,10 @@ pub struct Ways {
 
 impl Ways {
     /// The number of a step. Steps that differ in their generation only are one, of the first.
-    pub fn step_id(&mut self, step: Step) -> StepId {
+    pub fn step_id(&mut self, mut step: Step) -> StepId {
+        if let Some(text) = shortened(&step.rule) {
+            step.rule = text;
+        }
         let key = Step {
             generation: None,
             ..step.clone()
@@ -55,7 +58,7 @@ impl Ways {
         };
         self.step_ids.remove(&key(step));
         let step = Rc::make_mut(step);
-        step.rule = rule.into();
+        step.rule = shortened(rule).unwrap_or_else(|| rule.into());
         self.step_ids.entry(Rc::new(key(step))).or_insert(id);
     }
 
@@ -94,6 +97,15 @@ impl Ways {
     }
 }
 
+/// What is kept of a text that is too long to be kept.
+fn shortened(text: &str) -> Option<Box<str>> {
+    if text.len() <= RULE_TEXT_MAX {
+        return None;
+    }
+    let len = (0..=RULE_TEXT_MAX).rfind(|len| text.is_char_boundary(*len))?;
+    Some(format!("{}...", text.get(..len)?).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +137,22 @@ mod tests {
         assert_eq!((path, ways.path_id(&[b]), ways.path_id(&[a, b])), (1, 2, 1));
         assert_eq!(ways.path(path).count(), 2);
         assert_eq!(ways.path(0).count(), 0);
+    }
+
+    #[test]
+    fn a_text_without_an_end_is_cut() {
+        let long = "ä".repeat(RULE_TEXT_MAX);
+        let mut ways = Ways::default();
+        let id = ways.step_id(Step {
+            rule: long.as_str().into(),
+            ..step("a", 1)
+        });
+        let cut = ways.step(id).unwrap().rule.clone();
+        assert_eq!(cut.len(), RULE_TEXT_MAX + "...".len());
+        assert!(cut.starts_with("ää") && cut.ends_with("ä..."));
+        let id = ways.step_id(step("b", 1));
+        ways.set_rule(id, &long);
+        assert_eq!(ways.step(id).unwrap().rule, cut);
     }
 
     #[test]

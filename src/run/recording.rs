@@ -122,7 +122,11 @@ impl Recorder {
                 (kind, 0, 0, bytes)
             }
         };
-        let len = (head.len() + payload.len()) as u32;
+        let len = head.len() + payload.len();
+        if len > RECORD_LEN_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into()); // nothing could read it
+        }
+        let len = len as u32;
         self.file.write_all(&[kind, flags, 0, 0])?;
         self.file.write_all(&len.to_le_bytes())?;
         self.file.write_all(&input.at_ns.to_le_bytes())?;

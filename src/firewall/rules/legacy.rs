@@ -6,6 +6,7 @@ use crate::event::step::{Firewall, RuleText, Step, StepKind, Verdict};
 use crate::firewall::instrument::LEGACY_CHAIN;
 use crate::firewall::legacy_rules::LegacyTable;
 use crate::flow::path::Ways;
+use crate::limits::LEGACY_TABLES_MAX;
 use crate::wire::kernel::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING};
 use crate::wire::nflog::{Line, LineKind};
 
@@ -13,7 +14,9 @@ impl Book {
     /// The content of a legacy table.
     pub fn take_legacy(&mut self, ipv6: bool, name: &str, table: LegacyTable) {
         self.legacy.retain(|other| !other.is(ipv6, name.as_bytes()));
-        self.legacy.push(table);
+        if self.legacy.len() < LEGACY_TABLES_MAX {
+            self.legacy.push(table);
+        }
         self.cache.clear();
     }
 
@@ -56,9 +59,7 @@ impl Book {
             return *resolved;
         }
         let resolved = self.look_up_legacy(line, ways);
-        if resolved.known {
-            self.cache.insert(self.key.as_slice().into(), resolved);
-        }
+        self.remember(resolved);
         resolved
     }
 

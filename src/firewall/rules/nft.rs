@@ -7,6 +7,7 @@ use crate::firewall::instrument::{self, ruleset};
 use crate::firewall::nft_rule;
 use crate::firewall::ruleset::Ruleset;
 use crate::flow::path::{StepId, Ways};
+use crate::limits::TEXTS_WAITING;
 use crate::wire::kernel::*;
 use crate::wire::nftrace::{Trace, TraceKind};
 
@@ -30,9 +31,7 @@ impl Book {
             return *resolved;
         }
         let resolved = self.look_up_nft(trace, ways);
-        if resolved.known {
-            self.cache.insert(self.key.as_slice().into(), resolved);
-        }
+        self.remember(resolved);
         resolved
     }
 
@@ -145,7 +144,11 @@ impl Book {
         let Ok(table_text) = std::str::from_utf8(table) else {
             return;
         };
-        if unread.is_empty() {
+        let room = |used: usize| TEXTS_WAITING.saturating_sub(used);
+        if unread.is_empty()
+            || room(self.waiting.len()) == 0
+            || room(self.wanted.len()) < unread.len()
+        {
             return;
         }
         self.wanted.extend(unread.into_iter().map(|name| WantedSet {

@@ -55,6 +55,16 @@ fn read(book: &mut Book, generation: u32, rules: &[(u64, &str)]) {
     book.finish(true);
 }
 
+#[test]
+fn what_could_not_be_read_at_the_start_is_read_later() {
+    let mut book = Book::default();
+    book.begin(Some(1));
+    book.finish(false);
+    assert!(book.is_stale());
+    read(&mut book, 2, &[(1, "a")]);
+    assert!(!book.is_stale());
+}
+
 /// The stream tells that rules changed (or not), and the new generation.
 fn hear(book: &mut Book, generation: u32, changed: bool) {
     if changed {
