@@ -74,14 +74,19 @@ pub fn sweep() -> Vec<String> {
     let (mut lines, mut again) = (Vec::new(), Vec::new());
     // The last one made goes first, as it may rest on those before it.
     for leftover in leftovers.into_iter().rev() {
+        let goes_on = again.iter().any(Leftover::traces);
+        if matches!(leftover, Leftover::LogBinding(_)) && goes_on {
+            again.insert(0, leftover); // else lines of traced packets fall into somebody's log
+            continue;
+        }
         match remove(&leftover) {
             Ok(Removal::Removed) => lines.push(format!(
                 "removed what an earlier run left behind: {leftover}"
             )),
             Ok(Removal::NotThere) => {}
-            Ok(Removal::NotOurs) => {
-                lines.push(format!("{leftover} was changed by somebody: left as it is"))
-            }
+            Ok(Removal::NotOurs) => lines.push(format!(
+                "{leftover} was changed by somebody: what is theirs is left as it is"
+            )),
             Err(error) => {
                 lines.push(error.to_string());
                 again.insert(0, leftover);
@@ -92,6 +97,12 @@ pub fn sweep() -> Vec<String> {
         lines.push(format!("clearing the note of it under /run: {error}"));
     }
     lines
+}
+
+/// Whether something is written down that is not removed, or that cannot be known.
+pub fn is_anything_left() -> bool {
+    let left = StateFile::of_this_namespace().and_then(|state| state.read());
+    left.map_or(true, |leftovers| !leftovers.is_empty())
 }
 
 fn remove(leftover: &Leftover) -> Result<Removal> {

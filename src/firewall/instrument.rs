@@ -20,7 +20,7 @@ use crate::sys::netlink::Socket;
 use crate::wire::attr::Attributes;
 use crate::wire::kernel::NFTA_RULE_TABLE;
 use crate::wire::kernel_trace::{NFNLGRP_NFTABLES, NFNLGRP_NFTRACE};
-use crate::wire::nftables::{chain_rules_request, counted_packets, handle_of, text_of};
+use crate::wire::nftables::{Batch, chain_rules_request, counted_packets, handle_of, text_of};
 use ruleset::Ruleset;
 use std::io;
 
@@ -81,6 +81,8 @@ pub struct Instrument {
     chains: Vec<Chain>,
     bindings: Vec<LogBinding>,
     untraced: Option<u64>,
+    /// Something could not be removed that may have packets traced.
+    still_traces: bool,
 }
 
 impl Instrument {
@@ -131,6 +133,7 @@ impl Instrument {
             chains: Vec::new(),
             bindings: Vec::new(),
             untraced: None,
+            still_traces: false,
         }
     }
 
@@ -180,7 +183,8 @@ impl Instrument {
             if let Err(error) = chain.create_trace(wishes.rate, wishes.everything) {
                 refusals.push(error.to_string());
                 instrument.chains.pop();
-                remove_chain(&chain).map_err(|error| error.to_string())?;
+                let removed = instrument.remove_chain(&chain);
+                removed.map_err(|error| error.to_string())?;
             }
         }
         if instrument.chains.is_empty() {
@@ -208,12 +212,8 @@ impl Instrument {
     pub fn stop_tracing(&mut self) -> Result<()> {
         let mut first_error = None;
         if let Some(table) = &self.table {
-            let rules = entry_rules(table.family());
-            let stopped = table.change(|batch| {
-                for (chain, handle) in &rules {
-                    batch.delete_rule(chain, *handle);
-                }
-            });
+            let rules = own_rules(table.family(), ruleset::entry_of);
+            let stopped = table.change(|batch| delete(&rules, batch));
             first_error = stopped
                 .err()
                 .filter(|error| error.raw_os_error() != Some(libc::ENOENT)) // somebody removed it
@@ -242,19 +242,61 @@ impl Instrument {
         self.untraced
     }
 
-    /// Gives everything back. What fails is tried again by the next start.
+    /// Gives everything back. What fails is tried again by the next start; where the lines of traced
+    /// packets go comes back only when no packet is traced any more.
     pub fn release(&mut self) -> Result<()> {
         let mut first_error = None;
         if let Some(table) = self.table.take() {
-            first_error = remove_table(table).err();
+            first_error = self.remove_table(table).err();
         }
-        for chain in self.chains.drain(..) {
-            first_error = first_error.or(remove_chain(&chain).err());
+        for chain in std::mem::take(&mut self.chains) {
+            first_error = first_error.or(self.remove_chain(&chain).err());
         }
         let bindings = std::mem::take(&mut self.bindings);
-        first_error = first_error.or(nf_log::give_back(&bindings).err());
+        if !self.still_traces {
+            first_error = first_error.or(nf_log::give_back(&bindings).err());
+        }
         (self.nft, self.log) = (None, None);
         first_error.map_or(Ok(()), Err)
+    }
+
+    fn remove_table(&mut self, table: Table) -> Result<()> {
+        let family = table.family();
+        let owned = table.is_owned();
+        drop(table); // an owned one goes here
+        if owned {
+            return Ok(());
+        }
+        let what = Leftover::TraceTable(family);
+        let doing = format!("removing {what}");
+        match remove_leftover(family) {
+            Ok(Removal::NotOurs) => Err(Error::failed(
+                doing,
+                "somebody changed it",
+                "it is left, without our rules",
+            )),
+            Ok(_) => state::cross_out(&[what]),
+            Err(error) => {
+                self.still_traces = true;
+                Err(Error::failed(doing, error, ""))
+            }
+        }
+    }
+
+    fn remove_chain(&mut self, chain: &Chain) -> Result<()> {
+        let what = Leftover::LegacyChain(chain.clone());
+        match chain.remove() {
+            Ok(Removal::NotOurs) => Err(Error::failed(
+                format_args!("removing {what}"),
+                "somebody changed it",
+                "it is left as it is, and nothing leads to it",
+            )),
+            Ok(_) => state::cross_out(&[what]),
+            Err(error) => {
+                self.still_traces = true;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -343,54 +385,36 @@ fn place(ipv6: bool) -> Result<Chain> {
     Ok(chain)
 }
 
-fn remove_table(table: Table) -> Result<()> {
-    let family = table.family();
-    let owned = table.is_owned();
-    drop(table); // an owned one goes here
-    if owned {
-        return Ok(());
-    }
-    let what = Leftover::TraceTable(family);
-    let doing = format!("removing {what}");
-    match remove_leftover(family) {
-        Ok(Removal::NotOurs) => Err(Error::failed(
-            doing,
-            "somebody changed it",
-            "it is left as it is",
-        )),
-        Ok(_) => state::cross_out(&[what]),
-        Err(error) => Err(Error::failed(doing, error, "")),
-    }
-}
-
-fn remove_chain(chain: &Chain) -> Result<()> {
-    let what = Leftover::LegacyChain(chain.clone());
-    match chain.remove()? {
-        Removal::NotOurs => Err(Error::failed(
-            format_args!("removing {what}"),
-            "somebody changed it",
-            "it is left as it is, and nothing leads to it",
-        )),
-        _ => state::cross_out(&[what]),
-    }
-}
-
-/// Our rules that lead packets to be traced, by chain and handle.
-fn entry_rules(family: u8) -> Vec<(&'static str, u64)> {
+/// Our rules in chains that `chain_of` names, by chain and handle.
+fn own_rules(
+    family: u8,
+    chain_of: fn(Attributes<'_>) -> Option<&'static str>,
+) -> Vec<(&'static str, u64)> {
     let mut rules = Vec::new();
     nft::read_rules(&mut |rule_family, rule| {
         if rule_family == family && is_our_rule(rule) {
-            let entry = ruleset::entry_of(rule).zip(handle_of(rule));
-            rules.extend(entry);
+            rules.extend(chain_of(rule).zip(handle_of(rule)));
         }
         true
     });
     rules
 }
 
-/// Removes a plain table that an earlier run left, where it is as we made it.
+/// Removes a plain table that an earlier run left, where it is as we made it; where it is not, only
+/// our rules in it go, so that nothing is traced any more.
 pub fn remove_leftover(family: u8) -> io::Result<Removal> {
-    nft::remove_if(family, TABLE, is_our_rule)
+    let removal = nft::remove_if(family, TABLE, is_our_rule)?;
+    if removal == Removal::NotOurs {
+        let rules = own_rules(family, ruleset::chain_of);
+        nft::change(family, TABLE, |batch| delete(&rules, batch))?;
+    }
+    Ok(removal)
+}
+
+fn delete(rules: &[(&str, u64)], batch: &mut Batch<'_>) {
+    for (chain, handle) in rules {
+        batch.delete_rule(chain, *handle);
+    }
 }
 
 fn is_our_rule(rule: Attributes<'_>) -> bool {

@@ -120,6 +120,17 @@ pub fn remove_if(
     }
 }
 
+/// Changes what is in a plain table.
+pub fn change(
+    family: u8,
+    table: &'static str,
+    fill: impl FnOnce(&mut Batch<'_>),
+) -> io::Result<()> {
+    let mut batch = Batch::new(family, table);
+    fill(&mut batch);
+    transact(&Socket::open()?, batch.finish())
+}
+
 /// Reads all rules of nf_tables; `take` gets the family and the attributes of each, and says whether
 /// to go on. A kernel without nf_tables has none.
 pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {

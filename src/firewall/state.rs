@@ -28,6 +28,17 @@ pub enum Leftover {
     LogBinding(LogBinding),
 }
 
+impl Leftover {
+    /// Whether it has packets traced.
+    pub fn traces(&self) -> bool {
+        match self {
+            Leftover::TraceTable(_) => true,
+            Leftover::LegacyChain(chain) => chain.purpose == Purpose::Trace,
+            Leftover::NftTable(_) | Leftover::LogBinding(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Leftover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -100,8 +100,13 @@ pub struct Ruleset {
 
 /// Whether a rule of our table is one of ours.
 pub fn is_ours(rule: Attributes<'_>) -> bool {
+    chain_of(rule).is_some() && has_comment(rule, COMMENT)
+}
+
+/// The chain of ours that a rule of our table is in, if it is in one.
+pub fn chain_of(rule: Attributes<'_>) -> Option<&'static str> {
     let in_trace = text_of(rule, NFTA_RULE_CHAIN) == Some(TRACE.as_bytes());
-    (in_trace || entry_of(rule).is_some()) && has_comment(rule, COMMENT)
+    entry_of(rule).or(in_trace.then_some(TRACE))
 }
 
 /// The chain that packets enter by that a rule of our table is in, if so.
