@@ -387,12 +387,15 @@ fn find_program(name: &str) -> Option<PathBuf> {
         .iter()
         .map(|folder| Path::new(folder).join(name))
         .find(|program| {
-            let output = Command::new(program)
+            let child = Command::new(program)
                 .arg("--version")
                 .env_clear()
+                .process_group(0)
                 .stdin(Stdio::null())
-                .output();
-            output.is_ok_and(|output| {
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn();
+            child.and_then(bounded).is_ok_and(|output| {
                 output.status.success()
                     && !String::from_utf8_lossy(&output.stdout).contains("nf_tables")
             })
