@@ -32,7 +32,7 @@ use crate::firewall::watchdog::Watchdog;
 use crate::limits::COALESCE;
 use crate::report::summary::{Rungs, Summary, Tracing};
 use crate::sys::instance::{self, Instance};
-use crate::sys::signal::{Signals, wait};
+use crate::sys::signal::{Signals, hear_of_children, wait};
 use crate::sys::{alloc, clock, machine};
 use crate::wire::kernel::{AF_INET, AF_INET6, AF_UNSPEC};
 use rustix::event::PollFlags;
@@ -48,16 +48,39 @@ pub fn run(options: &Options) -> Result<u8> {
             "replay FILE, --help and --version do not",
         ));
     }
+    hear_of_children();
     let watchdog = watchdog(options); // before anything is open that it would hold open
-    let destination = Destination::open(&options.output)?;
-    let _instance = only_instance()?;
+    let place = Destination::open(&options.output)
+        .and_then(|destination| Ok((destination, only_instance()?)));
+    let (outcome, is_clean) = match place {
+        Ok((destination, _instance)) => {
+            let outcome = alone(options, &destination);
+            (outcome, !activation::is_anything_left())
+        }
+        Err(error) => (Err(error), true),
+    };
+    match watchdog {
+        Some(watchdog) if is_clean => {
+            let dismissed = watchdog.dismiss();
+            let doing = "ending the watchdog";
+            outcome.and_then(|status| {
+                dismissed.map_err(|error| Error::failed(doing, error, ""))?;
+                Ok(status)
+            })
+        }
+        _ => outcome, // it tries again once we are gone
+    }
+}
+
+/// The capture, where no other one is.
+fn alone(options: &Options, destination: &Destination) -> Result<u8> {
     let signals =
         Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
     for line in activation::sweep() {
         log::line(format_args!("{line}"));
     }
     let mut session = Session::open(options, &signals)?;
-    say(&destination, "Starting to capture conntrack events");
+    say(destination, "Starting to capture conntrack events");
     let idle = activation::idle(options.activation, options.filter.ipv6);
     session.source.join()?;
     let mut activated = activation::activate(options.activation, idle)?;
@@ -66,25 +89,22 @@ pub fn run(options: &Options) -> Result<u8> {
     session.blind = activated.blind.or(events_are_off());
     session.begin_traces(idle)?;
     say(
-        &destination,
+        destination,
         "Foreground mode...<Ctrl-C> or or SIG_TERM to end it.",
     );
-    session.open_follow(&destination)?;
+    session.open_follow(destination)?;
     session.announce(&activated);
     let captured = session.capture();
     let given_back = session.end_traces();
     let released = activated.release();
     captured?;
     say(
-        &destination,
+        destination,
         &format!("Dumping internal data into: {}", destination.shown()),
     );
-    let exit_status = session.report(&destination)?;
+    let exit_status = session.report(destination)?;
     given_back?;
     released?;
-    watchdog
-        .map_or(Ok(()), Watchdog::dismiss)
-        .map_err(|error| Error::failed("ending the watchdog", error, ""))?;
     Ok(exit_status)
 }
 
@@ -373,7 +393,7 @@ impl<'a> Session<'a> {
             if let Err(error) = trace.stop(&mut self.intake) {
                 log::line(format_args!("{error}"));
             }
-            while trace.read(&mut self.intake)? == Queue::MoreWaits {}
+            trace.read_all(&mut self.intake)?;
         }
         self.source.leave();
         while self.read_events()? == Queue::MoreWaits {}
@@ -383,7 +403,7 @@ impl<'a> Session<'a> {
         self.read_dump_to_its_end()?;
         self.source.note_loss(&mut self.intake, false);
         if let Some(trace) = &mut self.trace {
-            while trace.read(&mut self.intake)? == Queue::MoreWaits {}
+            trace.read_all(&mut self.intake)?;
             trace.finish(&mut self.intake);
             self.intake.trace(TraceInput::Ended);
         }
@@ -505,10 +525,16 @@ fn say(destination: &Destination, message: &str) {
 /// Two instances would not harm each other's captures, but what they switch on and sweep. Where no
 /// lock can be had (a read-only /run), that is said, and the capture goes on.
 fn only_instance() -> Result<Option<Instance>> {
+    const ALONE: &str = "making sure that this is the only instance in this network namespace";
     match instance::acquire() {
         Ok(Ok(instance)) => Ok(Some(instance)),
+        Ok(Err(0)) => Err(Error::failed(
+            ALONE,
+            "what an earlier run left behind is being removed just now",
+            "try again in a few seconds",
+        )),
         Ok(Err(holder)) => Err(Error::failed(
-            "making sure that this is the only instance in this network namespace",
+            ALONE,
             format_args!("conntracker runs already, as process {holder}"),
             "end that one first",
         )),

@@ -9,8 +9,8 @@ use super::trace_input::TraceInput;
 use crate::error::{Error, Result};
 use crate::firewall::instrument::Instrument;
 use crate::limits::{
-    BATCH_DATAGRAMS, BATCHES_IN_A_ROW, LOG_DATAGRAM_LEN, PACKET_QUIET, TRACE_DATAGRAM_LEN,
-    UNTRACED_INTERVAL,
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW, LOG_DATAGRAM_LEN, PACKET_QUIET, READS_OF_A_QUEUE,
+    TRACE_DATAGRAM_LEN, UNTRACED_INTERVAL,
 };
 use crate::sys::clock;
 use crate::sys::netlink::{Batch, DropCounter, Socket};
@@ -117,6 +117,17 @@ impl TraceSource {
             self.ruleset.read_sets(&wanted, intake);
         }
         Ok(queue)
+    }
+
+    /// Reads what is queued by now. Somebody else may have packets traced too, without an end: what
+    /// comes after as much as a queue holds is not waited for.
+    pub fn read_all(&mut self, intake: &mut Intake<'_>) -> Result<()> {
+        for _ in 0..READS_OF_A_QUEUE {
+            if self.read(intake)? == Queue::Empty {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Does what is due while nothing is queued anywhere, events of conntrack included.

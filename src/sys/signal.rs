@@ -55,6 +55,12 @@ impl Signals {
     }
 }
 
+/// Whoever starts us may ignore SIGCHLD; then the kernel forgets how a program that we run has ended.
+pub fn hear_of_children() {
+    // SAFETY: SIG_DFL is a disposition, not a function.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 fn is_ignored(signal: libc::c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: without a new action, sigaction only writes the old one, whole, where it succeeds.

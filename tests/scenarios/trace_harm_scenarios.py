@@ -57,7 +57,7 @@ class RulesOfAll(Tracing):
 
     def without_elements(self, state):
         """The tool's own sets remember the packets that it had traced."""
-        return {name: re.sub(r"elements = \{[^}]*\}", "", str(text)) for name, text in state.items()}
+        return {name: re.sub(r"\s*elements = \{[^}]*\}", "", str(text)) for name, text in state.items()}
 
     def without_counts(self, state):
         return {name: value for name, value in state.items() if not name.endswith("-c")} | {
@@ -141,8 +141,10 @@ class CleanEnd(RulesOfAll):
     def test_a_second_run_in_the_same_place_is_refused_and_harms_nothing(self):
         tool = self.trace()
         while_tracing = self.without_elements(self.state())
+        processes = sorted(self.network.processes("router"))
         other = self.run_to_end(*EVERYTHING, "-o", self.path("report"))
         self.assertEqual(other.process.returncode, 1, other.errors())
+        self.assertEqual(sorted(self.network.processes("router")), processes, "it has left a process")
         self.assertEqual(self.without_elements(self.state()), while_tracing)
         packets = self.send_dropped()
         self.check_blamed(self.stop_traced(tool), packets)
@@ -234,6 +236,32 @@ class Others(RulesOfAll):
                 flow = tool.report().by_original(UDP, packet.tuple)
                 self.assert_blamed(flow["blame"], self.listed_step(4, guilty(travel([self.firewalls["legacy"]], packet))))
 
+    def test_a_rule_of_somebody_else_in_the_tools_table(self):
+        """That rule stays, with its table; nothing is traced any more."""
+        for end in ("stop", "kill"):
+            with self.subTest(end=end):
+                tool = self.trace("--trace-rung", "nft")
+                self.network.nft("add rule inet conntracker_trace pre udp dport 7 accept")
+                if end == "kill":
+                    tool.kill()
+                    wait_for(lambda: not self.network.processes("router"), "the watchdog to be done")
+                else:
+                    self.assertEqual(tool.stop(), 1, tool.errors())
+                ruleset = witness.nft_ruleset(self.network)
+                self.assertIn("udp dport 7 accept", ruleset)
+                self.assertNotIn("nftrace", ruleset)
+                self.network.nft("delete table inet conntracker_trace")
+                self.assert_clean()
+
+    def test_lines_that_somebody_elses_rule_gathers(self):
+        """The kernel puts many into one message, before a line of ours."""
+        log = ("NFLOG", "--nflog-threshold", "50")
+        self.network.run("router", "iptables-legacy", "-w", "20", "-t", "mangle", "-A", "FORWARD", "-p", "udp", "-j", *log)
+        tool = self.trace("-4")
+        packet = self.dropped(4, 61)
+        self.traffic.send(packet, 70)
+        self.check_blamed(self.stop_traced(tool), [packet])
+
     def test_somebody_else_has_the_log_group(self):
         """Without it the legacy tables cannot be traced: said, and the rest goes on."""
         rival = self.bind_log_group()
@@ -304,3 +332,11 @@ class Rungs(RulesOfAll):
 
     def test_legacy(self):
         self.check_rung("legacy")
+
+    def test_legacy_where_the_end_of_children_is_ignored(self):
+        """As some programs start theirs: then the kernel does not say how a program has ended."""
+        tool = self.trace("--trace-rung", "legacy", preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+        packets = self.send_dropped((61,))
+        self.check_counters(self.in_order, [(travel(self.in_order, packet), 2) for packet in packets])
+        self.check_blamed(self.stop_traced(tool), packets)
+        self.assertEqual(self.network.notes(), [])
