@@ -167,9 +167,10 @@ impl Flow {
     }
 
     /// Another packet of it was traced, where only traces tell of it.
-    pub(super) fn see_unconfirmed(&mut self, at_ns: u64) {
+    pub(super) fn see_unconfirmed(&mut self, at_ns: u64, id: Option<u32>) {
         if self.flag(FLAG_UNCONFIRMED) {
             self.last_ns = self.last_ns.max(at_ns);
+            self.id_or_count = id.unwrap_or(self.id_or_count);
         }
     }
 
@@ -348,6 +349,7 @@ impl Flow {
             zone,
             netns: self.netns,
             folded: self.is_folded(),
+            unconfirmed: self.flag(FLAG_UNCONFIRMED),
         }
     }
 
@@ -372,6 +374,12 @@ impl Flow {
     /// CTA_ID; `None` for a folded entry and for a flow that conntrack never confirmed.
     pub fn id(&self) -> Option<u32> {
         (!self.is_folded() && !self.flag(FLAG_UNCONFIRMED)).then_some(self.id_or_count)
+    }
+
+    /// The id of the entry that conntrack had made for its last packet and never confirmed, where
+    /// the trace said it.
+    pub(super) fn unconfirmed_id(&self) -> Option<u32> {
+        (self.flag(FLAG_UNCONFIRMED) && self.id_or_count != 0).then_some(self.id_or_count)
     }
 
     /// How many flows this entry stands for; 1 unless folded.

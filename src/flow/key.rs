@@ -22,6 +22,8 @@ pub struct Key {
     pub netns: i32,
     /// Whether this stands for all client ports (whose field is then zero).
     pub folded: bool,
+    /// Whether this is a flow that only a trace has told of: it may stand beside one of conntrack's.
+    pub unconfirmed: bool,
 }
 
 impl Key {
@@ -61,6 +63,7 @@ impl Hasher {
             | u64::from(tuple.proto) << 32
             | u64::from(tuple.ipv6) << 40
             | u64::from(key.folded) << 41
+            | u64::from(key.unconfirmed) << 42
             | u64::from(key.zone) << 48;
         let netns = u64::from(u32::from_ne_bytes(key.netns.to_ne_bytes()));
         let mut state = fold(src_low ^ self.seed[0], dst_low ^ self.seed[1]);
@@ -105,6 +108,7 @@ mod tests {
             zone: 0,
             netns: -1,
             folded: false,
+            unconfirmed: false,
         }
     }
 
@@ -131,6 +135,10 @@ mod tests {
         let mut variants = vec![
             base,
             base.folded(),
+            Key {
+                unconfirmed: true,
+                ..base
+            },
             Key { zone: 1, ..base },
             Key { netns: 7, ..base },
         ];

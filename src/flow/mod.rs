@@ -13,3 +13,5 @@ mod reclaim;
 mod step_tests;
 pub mod table;
 pub mod traced;
+#[cfg(test)]
+mod traced_model_tests;

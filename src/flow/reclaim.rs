@@ -111,7 +111,7 @@ impl Table {
         for place in absorbed {
             let flow = self.flows[*place as usize];
             self.flows[head as usize].absorb(&flow, flow.dump_parity() == self.dump_parity);
-            self.fold_traced(head, *place);
+            self.fold_traced(head, self.traced(*place));
             self.leave_index(*place);
             self.free_place(*place);
             counters.folded += 1;

@@ -79,8 +79,6 @@ pub struct Table {
     dump_is_ahead: bool,
     /// What tracing knows, by place; nothing where it is off.
     pub(super) traced: Option<Vec<Traced>>,
-    /// What the next flow that takes a place begins with.
-    pub(super) inherited: Traced,
     pub(super) unconfirmed_count: u32,
     /// Conntrack zones that flows were seen in, as far as they are kept.
     pub(super) zones: [u16; ZONES_KEPT],
@@ -108,7 +106,6 @@ impl Table {
             dump_parity: false,
             dump_is_ahead: false,
             traced: None,
-            inherited: Traced::default(),
             unconfirmed_count: 0,
             zones: [0; ZONES_KEPT],
         }
@@ -235,7 +232,7 @@ impl Table {
                 self.tell(Change::Ended, place, observer);
             }
             Known::Newer => counters.stale += 1,
-            Known::Same(_, Life::Ended | Life::Unconfirmed) | Known::Older | Known::Nothing => {
+            Known::Same(..) | Known::Older | Known::Nothing => {
                 candidate.end(Some(event.at_ns));
                 self.enter(candidate, event, Change::Ended, counters, observer);
             }
@@ -262,7 +259,6 @@ impl Table {
     fn candidate(&mut self, event: &Event) -> Flow {
         let candidate = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
         if self.traced.is_some() && event.netns.is_none() {
-            self.adopt(&candidate);
             self.note_zone(event.entry.zone.id);
         }
         candidate
@@ -325,23 +321,24 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        if self.join_folded(&candidate, event, counters) {
-            observer.changed(change, &candidate, Traced::default());
+        let traced = self.adopt(&candidate);
+        if self.join_folded(&candidate, traced, event, counters) {
+            observer.changed(change, &candidate, traced);
             return;
         }
         self.supersede(&candidate, observer);
         if self.used_count == self.capacity && !self.make_room(counters) {
             refuse(event.kind, counters);
-            observer.changed(change, &candidate, Traced::default());
+            observer.changed(change, &candidate, traced);
             return;
         }
         // Making room may have folded the very flows that this one belongs to.
-        if self.join_folded(&candidate, event, counters) {
-            observer.changed(change, &candidate, Traced::default());
+        if self.join_folded(&candidate, traced, event, counters) {
+            observer.changed(change, &candidate, traced);
             return;
         }
         candidate.set_dump_parity(self.dump_parity);
-        let place = self.take_place(candidate);
+        let place = self.take_place(candidate, traced);
         self.enter_index(place);
         self.tell(change, place, observer);
     }
@@ -354,16 +351,23 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        observer.changed(Change::Started, &candidate, Traced::default());
+        let traced = self.adopt(&candidate);
+        observer.changed(Change::Started, &candidate, traced);
         if self.used_count < self.capacity || self.make_room(counters) {
-            self.take_place(candidate);
+            self.take_place(candidate, traced);
         } else {
             refuse(event.kind, counters);
         }
     }
 
     /// Counts the flow into the folded entry that stands for it, if there is one.
-    fn join_folded(&mut self, candidate: &Flow, event: &Event, counters: &mut Counters) -> bool {
+    fn join_folded(
+        &mut self,
+        candidate: &Flow,
+        traced: Traced,
+        event: &Event,
+        counters: &mut Counters,
+    ) -> bool {
         if self.folded_count == 0 {
             return false;
         }
@@ -371,13 +375,14 @@ impl Table {
             return false;
         };
         counters.folded += u64::from(self.flows[place as usize].absorb_event(event));
+        self.fold_traced(place, traced);
         true
     }
 
     /// Takes the index slots from whoever has an equal key: it has ended, seen or unseen.
     pub(super) fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
-        for side in [Side::Original, Side::Reply] {
-            if let Some((place, _)) = self.find(&candidate.key(side)) {
+        for side in sides(candidate) {
+            if let Some((place, _)) = self.find(&candidate.key(*side)) {
                 self.leave_index(place);
                 if self.flows[place as usize].life() == Life::Live {
                     self.end(place, None);
@@ -395,7 +400,7 @@ impl Table {
         flow.end(at_ns);
     }
 
-    pub(super) fn take_place(&mut self, flow: Flow) -> u32 {
+    pub(super) fn take_place(&mut self, flow: Flow, traced: Traced) -> u32 {
         self.used_count += 1;
         let place = self.free;
         let place = if place == NO_PLACE {
@@ -410,10 +415,9 @@ impl Table {
         if flow.life() != Life::Live {
             self.ended.push_back(place);
         }
-        let inherited = std::mem::take(&mut self.inherited);
-        if let Some(traced) = &mut self.traced {
-            traced.resize(self.flows.len(), Traced::default());
-            traced[place as usize] = inherited;
+        if let Some(kept) = &mut self.traced {
+            kept.resize(self.flows.len(), Traced::default());
+            kept[place as usize] = traced;
         }
         place
     }
@@ -445,10 +449,11 @@ impl Table {
     }
 }
 
-/// The sides under which a flow is indexed: a folded entry is found by its original side only, and
-/// a flow whose two keys are equal has one slot.
+/// The sides under which a flow is indexed: a folded entry and one that only a trace told of are
+/// found by their original side only, and a flow whose two keys are equal has one slot.
 fn sides(flow: &Flow) -> &'static [Side] {
-    if flow.is_folded() || flow.key(Side::Original) == flow.key(Side::Reply) {
+    let one_sided = flow.is_folded() || flow.life() == Life::Unconfirmed;
+    if one_sided || flow.key(Side::Original) == flow.key(Side::Reply) {
         &[Side::Original]
     } else {
         &[Side::Original, Side::Reply]

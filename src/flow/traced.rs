@@ -4,7 +4,7 @@
 //!
 //! A packet finds its flow by its tuple, and by conntrack's id where the kernel says it: the same
 //! tuple with another id is another flow. A flow that nobody confirmed stands in the table as
-//! unconfirmed; when conntrack confirms it after all, the confirmed flow takes over its path. One
+//! unconfirmed, under a key of its own: what a trace says neither ends nor hides what conntrack says. When conntrack confirms it after all, the confirmed flow takes over its path. One
 //! that was denied stays, though the next attempt may pass: it is another line of the report.
 
 use super::assembly::Packet;
@@ -79,21 +79,27 @@ impl Table {
         }
         match self.flow_of(packet) {
             // The firewall's own answer to what it rejected.
-            Some((place, Side::Reply)) if self.is_denied(place) => {}
-            Some((place, side)) => {
-                self.flows[place as usize].see_unconfirmed(packet.at_ns);
+            Owner::Flow(place, Side::Reply) if self.is_denied(place) => {}
+            Owner::Flow(place, side) => {
+                let is_again = self.see_unconfirmed(place, packet, side);
                 let Some(traced) = self.traced_mut(place) else {
                     return;
                 };
+                if is_again && traced.guilty == [0, 0] {
+                    traced.paths = [0, 0];
+                }
                 if traced.take(packet, side) {
                     let traced = *traced;
                     observer.changed(Change::Traced, &self.flows[place as usize], traced);
                 }
             }
-            None => {
+            // It passed, so its own flow was one: over since, or one that lost a race to be confirmed.
+            Owner::Stranger if packet.guilty.is_none() => counters.unjoined += 1,
+            Owner::Stranger | Owner::Nobody => {
                 let entry = Entry {
                     original: packet.tuple,
                     reply: packet.tuple.inverse(),
+                    id: packet.conntrack.map(|(id, _)| id),
                     ..Entry::default()
                 };
                 if keep(&entry) {
@@ -105,9 +111,22 @@ impl Table {
         }
     }
 
+    /// Notes a packet of a flow that only traces tell of. Says whether it is another attempt than the
+    /// one before: conntrack makes a new entry for each.
+    fn see_unconfirmed(&mut self, place: u32, packet: &Packet, side: Side) -> bool {
+        let flow = &mut self.flows[place as usize];
+        if flow.life() != Life::Unconfirmed {
+            return false;
+        }
+        let id = packet.conntrack.map(|(id, _)| id);
+        let id = id.filter(|_| side == Side::Original);
+        let is_again = id.is_some() && id != flow.unconfirmed_id();
+        flow.see_unconfirmed(packet.at_ns, id);
+        is_again
+    }
+
     /// A flow becomes part of a folded entry, with what was denied of it.
-    pub(super) fn fold_traced(&mut self, head: u32, absorbed: u32) {
-        let other = self.traced(absorbed);
+    pub(super) fn fold_traced(&mut self, head: u32, other: Traced) {
         if let Some(traced) = self.traced_mut(head) {
             traced.attempts = traced.attempts.saturating_add(other.attempts);
             for side in 0..2 {
@@ -128,42 +147,90 @@ impl Table {
         self.traced.as_mut()?.get_mut(place as usize)
     }
 
-    /// The flow that a packet belongs to, and its direction in it.
-    fn flow_of(&self, packet: &Packet) -> Option<(u32, Side)> {
+    /// Whose packet it is. A trace does not say the zone: those that flows were seen in are tried.
+    fn flow_of(&self, packet: &Packet) -> Owner {
         let key = Key {
             tuple: packet.tuple,
             zone: 0,
             netns: -1,
             folded: false,
+            unconfirmed: false,
         };
-        let found = self.find(&key).or_else(|| self.find_in_zones(key));
-        let Some((place, side)) = found else {
-            let reply = Key {
-                tuple: packet.tuple.inverse(),
-                ..key
+        let zones = self.zones.iter().filter(|zone| **zone != 0);
+        let keys = || {
+            [0].iter()
+                .chain(zones.clone())
+                .map(|zone| Key { zone: *zone, ..key })
+        };
+        let mut found = keys().filter_map(|key| self.find(&key)).peekable();
+        if found.peek().is_none() {
+            let inverse = key.tuple.inverse();
+            let original = keys().find_map(|key| self.find(&key.folded()));
+            let reply = || {
+                let inverses = keys().map(|key| Key {
+                    tuple: inverse,
+                    ..key
+                });
+                inverses.map(Key::folded).find_map(|key| self.find(&key))
             };
-            let reply_of_folded = || Some((self.find(&reply.folded())?.0, Side::Reply));
-            return self.find(&key.folded()).or_else(reply_of_folded);
-        };
-        let flow = self.flow(place);
-        let belongs = match (flow.life(), packet.conntrack) {
-            (Life::Unconfirmed, _) => {
-                let guilty = self.traced(place).guilty[side as usize];
-                side == Side::Reply || guilty == packet.guilty.unwrap_or(0)
-            }
-            (_, Some((id, _))) if flow.id().is_some() => flow.id() == Some(id),
-            (Life::Live, _) => true,
-            _ => packet.at_ns <= flow.last_seen_ns(),
-        };
-        belongs.then_some((place, side))
+            return match (original, self.unconfirmed_of(packet, key)) {
+                (Some((place, _)), _) => Owner::Flow(place, Side::Original),
+                (None, Owner::Nobody) => {
+                    reply().map_or(Owner::Nobody, |(place, _)| Owner::Flow(place, Side::Reply))
+                }
+                (None, owner) => owner,
+            };
+        }
+        if let Some((place, side)) = found.find(|(place, _)| self.is_of(packet, *place)) {
+            return Owner::Flow(place, side);
+        }
+        match self.unconfirmed_of(packet, key) {
+            Owner::Flow(place, side) if packet.guilty.is_some() => Owner::Flow(place, side),
+            _ => Owner::Stranger,
+        }
     }
 
-    /// A trace does not say the zone: those that flows were seen in are tried.
-    fn find_in_zones(&self, key: Key) -> Option<(u32, Side)> {
-        let zones = self.zones.iter().filter(|zone| **zone != 0);
-        zones
-            .map(|zone| Key { zone: *zone, ..key })
-            .find_map(|key| self.find(&key))
+    /// Whether a packet with the tuple of a confirmed flow is that flow's.
+    fn is_of(&self, packet: &Packet, place: u32) -> bool {
+        let flow = self.flow(place);
+        match (packet.conntrack, flow.id()) {
+            (Some((id, _)), Some(flow_id)) => id == flow_id,
+            _ => flow.life() == Life::Live || packet.at_ns <= flow.last_seen_ns(),
+        }
+    }
+
+    /// The unconfirmed flow that a packet belongs to. What another rule denied is another one; and
+    /// where conntrack does not say what answers, a packet the other way that was denied too does not
+    /// answer what was denied.
+    fn unconfirmed_of(&self, packet: &Packet, key: Key) -> Owner {
+        let key = Key {
+            unconfirmed: true,
+            ..key
+        };
+        if let Some((place, side)) = self.find(&key) {
+            let same = self.traced(place).guilty[0] == packet.guilty.unwrap_or(0);
+            return if same {
+                Owner::Flow(place, side)
+            } else {
+                Owner::Nobody
+            };
+        }
+        let inverse = Key {
+            tuple: key.tuple.inverse(),
+            ..key
+        };
+        let Some((place, _)) = self.find(&inverse) else {
+            return Owner::Nobody;
+        };
+        let answers = match packet.conntrack {
+            Some((_, reply)) => reply,
+            None => packet.guilty.is_none() || !self.is_denied(place),
+        };
+        if answers {
+            Owner::Flow(place, Side::Reply)
+        } else {
+            Owner::Nobody
+        }
     }
 
     fn enter_unconfirmed(
@@ -182,8 +249,7 @@ impl Table {
         }
         let mut traced = Traced::default();
         traced.take(packet, Side::Original);
-        self.inherited = traced;
-        let place = self.take_place(flow);
+        let place = self.take_place(flow, traced);
         self.enter_index(place);
         self.unconfirmed_count += 1;
         observer.changed(Change::Traced, &self.flows[place as usize], traced);
@@ -191,24 +257,36 @@ impl Table {
 
     /// Conntrack has confirmed this flow: an unconfirmed one with its tuple that was not denied was
     /// its beginning, and goes; what is known of its way stays.
-    pub(super) fn adopt(&mut self, candidate: &Flow) {
-        if self.unconfirmed_count == 0 {
-            return;
-        }
+    pub(super) fn adopt(&mut self, candidate: &Flow) -> Traced {
         let key = Key {
             zone: 0,
+            unconfirmed: true,
             ..candidate.key(Side::Original)
         };
-        let Some((place, Side::Original)) = self.find(&key) else {
-            return;
+        let found = (self.unconfirmed_count > 0)
+            .then(|| self.find(&key))
+            .flatten();
+        let Some((place, _)) = found else {
+            return Traced::default();
         };
         let traced = self.traced(place);
-        if self.flow(place).life() != Life::Unconfirmed || traced.guilty[0] != 0 {
-            return;
+        let id = self.flow(place).unconfirmed_id();
+        if traced.guilty[0] != 0 || id.is_some_and(|id| candidate.id() != Some(id)) {
+            return Traced::default();
         }
         self.leave_index(place);
         self.ended.retain(|ended| *ended != place);
         self.free_place(place);
-        self.inherited = traced;
+        traced
     }
+}
+
+/// Whose packet it is.
+enum Owner {
+    /// This flow's, in this direction.
+    Flow(u32, Side),
+    /// Not that of the flow that has its tuple now.
+    Stranger,
+    /// No flow has its tuple.
+    Nobody,
 }
