@@ -98,6 +98,8 @@ impl Head {
             icmp_error = is_icmp_error(tuple.ipv6, kind);
             if has_icmp_id(tuple.ipv6, kind) {
                 tuple.sport = be16(transport, 4).unwrap_or(0);
+                // Translation changes the id as it does a port.
+                kept = kept.get(2..).unwrap_or_default();
             }
         } else if tuple.has_ports() && tuple.proto != IPPROTO_GRE {
             tuple.sport = be16(transport, 0).unwrap_or(0);
@@ -258,6 +260,14 @@ mod tests {
         let another = Head::of_packet(&ipv4(17, 8, 9, &udp)).unwrap();
         assert!(before.becomes(&before) && before.becomes(&translated));
         assert!(!before.becomes(&another));
+    }
+
+    #[test]
+    fn a_translated_echo_is_known_though_its_id_is_another() {
+        let echo = |id: u8, sequence: u8| [8, 0, 1, id, 0, id, 0, sequence, 5, 6, 7, 8];
+        let head = |id, sequence| Head::of_packet(&ipv4(1, 7, 2, &echo(id, sequence))).unwrap();
+        assert!(head(3, 1).becomes(&head(4, 1)));
+        assert!(!head(3, 1).becomes(&head(3, 2)));
     }
 
     #[test]
