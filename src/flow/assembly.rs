@@ -151,6 +151,10 @@ impl Assembly {
             (Some(at), _) => at,
             (None, Some(head)) => self.open(head, hit, ways, closed),
             (None, None) => {
+                // One whose head cannot be read has the number now, if it has come to another chain.
+                if hit.station.is_some() {
+                    self.release(hit.stream);
+                }
                 self.orphans += 1;
                 return;
             }
@@ -190,13 +194,7 @@ impl Assembly {
         ways: &mut Ways,
         closed: &mut dyn FnMut(Packet),
     ) -> usize {
-        if let Stream::Nft(id) = hit.stream {
-            // The number was given again.
-            let mut tags = self.queue.iter_mut();
-            if let Some(before) = tags.rfind(|tag| tag.nft_id == Some(id)) {
-                before.nft_id = None;
-            }
-        }
+        self.release(hit.stream);
         if self.queue.len() == OPEN_PACKETS {
             if let Some(oldest) = self.queue.pop_front() {
                 let packet = self.slots[oldest.slot].close(ways, &mut self.ties, self.lets_go);
@@ -223,17 +221,21 @@ impl Assembly {
         self.queue.len() - 1
     }
 
+    /// The number was given again: no packet that is open has it.
+    fn release(&mut self, stream: Stream) {
+        let Stream::Nft(id) = stream else { return };
+        let mut tags = self.queue.iter_mut();
+        if let Some(before) = tags.rfind(|tag| tag.nft_id == Some(id)) {
+            before.nft_id = None;
+        }
+    }
+
     /// The place in the queue of the packet that a hit belongs to.
     fn find(&self, hit: &Hit) -> Option<usize> {
         if let Stream::Nft(id) = hit.stream {
             let at = self.queue.iter().rposition(|tag| tag.nft_id == Some(id));
-            match (at, hit.head) {
-                (Some(at), None) => return Some(at),
-                (Some(at), Some(_)) if self.slots[self.queue[at].slot].leads_on(hit) => {
-                    return Some(at);
-                }
-                (None, None) => return None,
-                _ => {}
+            if let Some(at) = at.filter(|at| self.slots[self.queue[*at].slot].leads_on(hit)) {
+                return Some(at);
             }
         }
         let head = hit.head?;

@@ -158,6 +158,19 @@ fn a_number_that_is_given_again_begins_another_packet() {
 }
 
 #[test]
+fn a_packet_without_a_readable_head_gives_its_steps_to_no_other() {
+    let mut bench = Bench::new();
+    let nft = Stream::Nft(5);
+    bench.hit(nft, head(2, 1), Some((0, OWN, 1)), None);
+    bench.hit(nft, head(2, 1), Some((2, 0, 1)), Some("forward"));
+    bench.hit(nft, None, Some((0, OWN, 1)), None); // the number again: IPv6 with options
+    bench.hit(nft, None, Some((2, 0, 1)), Some("forward"));
+    bench.hit_with(nft, None, None, Some("drops"), Verdict::Drop);
+    assert_eq!(bench.packets(), [(2, "forward".to_owned(), false)]);
+    assert_eq!(bench.assembly.orphans, 3);
+}
+
+#[test]
 fn chains_that_share_hook_and_priority_are_on_one_way() {
     let mut bench = Bench::new();
     let packet = head(2, 1);
