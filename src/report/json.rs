@@ -335,14 +335,15 @@ impl Object<'_> {
 fn string(out: &mut Vec<u8>, value: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    for byte in value.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0..0x20 | 0x7f => {
-                let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+    for character in value.chars() {
+        match character {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
+            _ if character.is_control() => {
+                // All of them are below U+00A0.
+                let (high, low) = (character as usize >> 4, character as usize & 15);
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[high], HEX[low]]);
             }
-            _ => out.push(byte),
+            _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
     out.push(b'"');
@@ -355,8 +356,8 @@ mod tests {
     #[test]
     fn strings_cannot_end_early_or_hide_control_characters() {
         let mut out = Vec::new();
-        string(&mut out, "a\"b\\c\x1b[2J\n\x7f");
-        assert_eq!(out, br#""a\"b\\c\u001b[2J\u000a\u007f""#);
+        string(&mut out, "a\"b\\c\x1b[2J\n\x7f\u{9b}2J");
+        assert_eq!(out, br#""a\"b\\c\u001b[2J\u000a\u007f\u009b2J""#);
     }
 
     #[test]

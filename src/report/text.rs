@@ -5,6 +5,7 @@ use super::order::{Section, compare};
 use super::{Shown, way};
 use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
+use crate::flow::path::PathId;
 use crate::flow::table::Change;
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::PROTOCOL_NAMES;
@@ -16,7 +17,8 @@ const INDEX_WIDTH: usize = 12;
 #[derive(Debug)]
 pub struct Lines {
     next_index: Box<[u32]>,
-    last: Option<(Flow, Side)>,
+    /// The line before, and the path under it.
+    last: Option<(Flow, Side, PathId)>,
 }
 
 impl Default for Lines {
@@ -32,14 +34,17 @@ impl Lines {
     /// Appends one line of a sorted report.
     pub fn report(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
-        let is_last = |(last, last_side)| compare(&last, last_side, flow, side).is_eq();
+        let path = shown.traced.paths[side as usize];
+        let is_last = |(last, last_side, last_path)| {
+            compare(&last, last_side, flow, side).is_eq() && (path == 0 || path == last_path)
+        };
         // Folded entries that differ in their zone only read alike, but for their counts; and so do
         // flows that were denied.
         let counts = flow.is_folded() || flow.life() == Life::Unconfirmed;
         if !counts && self.last.is_some_and(is_last) {
             return;
         }
-        self.last = (!counts).then_some((*flow, side));
+        self.last = (!counts).then_some((*flow, side, path));
         self.line(out, shown, side);
         way::lines(out, shown, side);
     }
@@ -146,4 +151,51 @@ fn port(out: &mut Vec<u8>, tuple: &Tuple, port: u16, folded: bool) {
         decimal(out, u64::from(port));
     }
     out.push(b')');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::step::{Firewall, Step, StepKind, Verdict};
+    use crate::flow::entry::Flow;
+    use crate::flow::path::Ways;
+    use crate::flow::traced::Traced;
+
+    #[test]
+    fn equal_lines_are_printed_once_and_every_way_that_differs() {
+        let mut ways = Ways::default();
+        let mut path = |chain: &str| {
+            let step = ways.step_id(Step {
+                firewall: Firewall::Nft,
+                table: "inet fw".into(),
+                chain: chain.into(),
+                kind: StepKind::Policy,
+                position: None,
+                handle: None,
+                verdict: Some(Verdict::Accept),
+                rule: "".into(),
+                comment: "".into(),
+                generation: None,
+            });
+            ways.path_id(&[step])
+        };
+        let paths = [0, path("a"), path("a"), 0, path("b"), path("b")];
+        let (mut lines, mut out) = (Lines::default(), Vec::new());
+        for path in paths {
+            let traced = Traced {
+                paths: [path, 0],
+                ..Traced::default()
+            };
+            let shown = Shown {
+                flow: &Flow::default(),
+                traced,
+                ways: &ways,
+            };
+            lines.report(&mut out, &shown, Side::Original);
+        }
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.matches("src = ").count(), 3, "{text}");
+        assert_eq!(text.matches("chain: a").count(), 1, "{text}");
+        assert_eq!(text.matches("chain: b").count(), 1, "{text}");
+    }
 }
