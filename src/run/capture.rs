@@ -295,13 +295,15 @@ impl<'a> Session<'a> {
         }
         self.ended = clock::monotonic();
         self.status.clear();
+        self.allocations = alloc::count() - allocations_before;
         // Now, while our own rules are there: they use conntrack, too.
         let idle = activation::idle(self.options.activation, self.options.filter.ipv6);
         if idle.is_beyond(self.left_idle) {
             self.blind = self.blind.or(Some(WENT_IDLE));
         }
+        let allocations_before = alloc::count();
         self.finish()?;
-        self.allocations = alloc::count() - allocations_before;
+        self.allocations += alloc::count() - allocations_before;
         Ok(())
     }
 
