@@ -100,6 +100,9 @@ const _: () = assert!(EVENT_DATAGRAM_LEN >= 2048 && DUMP_DATAGRAM_LEN > 32 << 10
 /// Steps kept apart; a ruleset of ten thousand rules, each of them hit, reloaded a few times.
 pub const STEPS_MAX: usize = 1 << 16;
 
+/// Bytes of the texts of all steps: five hundred each.
+pub const STEP_TEXTS_LEN_MAX: usize = 32 << 20;
+
 /// Bytes of a rule's text that are kept: more than a set of 64 elements takes.
 pub const RULE_TEXT_MAX: usize = 8192;
 

@@ -3,7 +3,7 @@
 //! up to a limit; numbers begin at 1, and 0 is "none".
 
 use crate::event::step::Step;
-use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEPS_MAX};
+use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEP_TEXTS_LEN_MAX, STEPS_MAX};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -20,6 +20,8 @@ pub struct Ways {
     step_ids: HashMap<Rc<Step>, StepId>,
     paths: Vec<Rc<[StepId]>>,
     path_ids: HashMap<Rc<[StepId]>, PathId>,
+    /// Bytes of the texts of all steps.
+    text_len: usize,
     /// Steps and paths that found no room.
     pub refused: u64,
 }
@@ -37,10 +39,12 @@ impl Ways {
         if let Some(id) = self.step_ids.get(&key) {
             return *id;
         }
-        if self.steps.len() >= STEPS_MAX {
+        let len = step.rule.len() + step.comment.len() + step.table.len() + step.chain.len();
+        if self.steps.len() >= STEPS_MAX || self.text_len + len > STEP_TEXTS_LEN_MAX {
             self.refused += 1;
             return 0;
         }
+        self.text_len += len;
         self.steps.push(Rc::new(step));
         let id = self.steps.len() as StepId;
         self.step_ids.insert(Rc::new(key), id);
@@ -153,6 +157,21 @@ mod tests {
         let id = ways.step_id(step("b", 1));
         ways.set_rule(id, &long);
         assert_eq!(ways.step(id).unwrap().rule, cut);
+    }
+
+    #[test]
+    fn the_texts_of_all_steps_have_a_limit() {
+        let mut ways = Ways::default();
+        let long = "x".repeat(RULE_TEXT_MAX);
+        let count = STEP_TEXTS_LEN_MAX / RULE_TEXT_MAX;
+        for number in 0..count {
+            let chain = number.to_string();
+            ways.step_id(Step {
+                rule: long.as_str().into(),
+                ..step(&chain, 1)
+            });
+        }
+        assert!(ways.refused > 0 && ways.steps.len() > count / 2);
     }
 
     #[test]
