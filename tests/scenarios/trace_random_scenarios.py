@@ -24,6 +24,10 @@ class Chance(Tracing):
         self.seed = int(os.environ.get(SEED) or random.SystemRandom().randrange(10**9))
         print(f"     trace_random: {SEED}={self.seed}", flush=True)
         self.chance = random.Random(self.seed)
+        # A reset that finds nobody makes the router tell so, and with that packet conntrack confirms the denied flow.
+        for host in range(2, 2 + HOSTS):
+            for address in (f"10.77.1.{host}", f"fd77:1::{host:x}"):
+                self.network.run("router", "ip", "neigh", "replace", address, "lladdr", "02:77:01:00:00:02", "dev", "rc", "nud", "permanent")
         # What arrives is not answered.
         for side in ("client", "server"):
             self.network.nft("table inet silent { chain arrived { type filter hook input priority 0; policy drop; }; }", side)
