@@ -92,6 +92,7 @@ impl Counters {
             self.untraced,
             self.shortened,
             self.ways_refused,
+            self.unresolved,
         ]
         .iter()
         .all(|count| *count == 0)

@@ -128,6 +128,11 @@ impl Summary<'_> {
         )?;
         part(out, counters.shortened, "paths shortened")?;
         part(out, counters.ways_refused, "steps and paths not kept")?;
+        part(
+            out,
+            counters.unresolved,
+            "steps by rules that were gone before they were read",
+        )?;
         if counters.evicted + counters.folded + counters.refused + counters.refused_late > 0 {
             write!(
                 out,
@@ -205,6 +210,16 @@ mod tests {
                 None
             ),
             "incomplete: 3 flows refused, the table holds 10 flows (--capacity) (2 flows, 0 new, 0 destroyed)"
+        );
+        assert_eq!(
+            line(
+                Counters {
+                    unresolved: 2,
+                    ..Counters::default()
+                },
+                None
+            ),
+            "incomplete: 2 steps by rules that were gone before they were read (2 flows, 0 new, 0 destroyed)"
         );
         assert!(line(Counters::default(), Some("blind")).starts_with("incomplete: blind ("));
     }
