@@ -2,7 +2,8 @@
 //! include/uapi/linux/netfilter/nf_tables.h, enum nft_trace_attributes; net/netfilter/nf_tables_trace.c).
 //!
 //! Only the first message of a packet in each base chain has its headers, and from Linux 6.16 on its
-//! conntrack id. The end of a chain is a message of type rule without a handle.
+//! conntrack id. The end of a chain is a message of type rule or return without a handle; one of type
+//! return with a handle is a rule that says so (5.10, 6.1; newer kernels call it a rule).
 
 use super::attr::{Attributes, BrokenFraming, be32_of, be64_of, u8_of};
 use super::kernel::*;
@@ -79,9 +80,8 @@ impl<'a> Trace<'a> {
         }
         let kind = match kind.ok_or(BrokenFraming)? {
             NFT_TRACETYPE_POLICY => TraceKind::Policy,
-            NFT_TRACETYPE_RETURN => TraceKind::ChainEnd,
-            NFT_TRACETYPE_RULE if handle.is_none() => TraceKind::ChainEnd,
-            NFT_TRACETYPE_RULE => TraceKind::Rule,
+            NFT_TRACETYPE_RULE | NFT_TRACETYPE_RETURN if handle.is_none() => TraceKind::ChainEnd,
+            NFT_TRACETYPE_RULE | NFT_TRACETYPE_RETURN => TraceKind::Rule,
             _ => return Err(BrokenFraming),
         };
         Ok(Trace {
@@ -178,6 +178,29 @@ mod tests {
             (policy.kind, policy.verdict),
             (TraceKind::Policy, Some(NF_DROP))
         );
+    }
+
+    /// The attributes that Linux 5.10.0-46-cloud-amd64 sent of `udp dport 50 return` in chain `there`,
+    /// and of the end of chain `empty`, which has no rules; 6.1.0-56-cloud-amd64 sends the same.
+    const RETURNED: &str = "08000f00000000020800040000000002080006007eabe40c0a0002007468657265000000\
+        06000100740000000c00030000000000000000080c00050008000100fffffffb";
+    const FELL_THROUGH: &str = "08000f0000000002080004000000000208000600427e97fc0a000200656d707479000000\
+        06000100740000000c00050008000100ffffffff";
+
+    #[test]
+    fn a_rule_that_returns_is_a_rule_also_where_the_kernel_gives_it_a_type_of_its_own() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            let digits = hex.as_bytes().chunks(2);
+            let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
+            digits.map(|pair| byte(pair).unwrap()).collect()
+        };
+        let (returned, fell_through) = (bytes(RETURNED), bytes(FELL_THROUGH));
+        let returned = Trace::parse(NFPROTO_INET, Attributes::new(&returned)).unwrap();
+        assert_eq!((returned.table, returned.chain), (&b"t"[..], &b"there"[..]));
+        assert_eq!((returned.kind, returned.handle), (TraceKind::Rule, Some(8)));
+        assert_eq!(returned.verdict, Some(NFT_RETURN));
+        let end = Trace::parse(NFPROTO_INET, Attributes::new(&fell_through)).unwrap();
+        assert_eq!((end.kind, end.handle), (TraceKind::ChainEnd, None));
     }
 
     #[test]
