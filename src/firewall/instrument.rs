@@ -190,10 +190,15 @@ impl Instrument {
         if instrument.chains.is_empty() {
             return Err(refusals.join("; "));
         }
-        // With rules of both kinds, those of nf_tables tell of the packet as well.
-        instrument.nft = machine::has_nf_tables()
-            .then(nft_ears)
-            .and_then(io::Result::ok);
+        // With rules of both kinds, those of nf_tables may tell of the packet as well.
+        if machine::has_nf_tables() {
+            instrument.nft = nft_ears().ok();
+            if nft::any_rule() {
+                refusals.push(
+                    "nf_tables tells of its rules only while one of them sets nftrace".to_owned(),
+                );
+            }
+        }
         instrument.why_not = joined(refusals);
         Ok(instrument)
     }

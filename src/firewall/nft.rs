@@ -137,6 +137,16 @@ pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
     read_rules_of(&rules_request(1), take);
 }
 
+/// Whether nf_tables has a rule, whoever made it.
+pub fn any_rule() -> bool {
+    let mut any = false;
+    read_rules(&mut |_, _| {
+        any = true;
+        false
+    });
+    any
+}
+
 /// Reads the rules that `request` asks for.
 pub fn read_rules_of(request: &Request, take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
     let Ok(socket) = Socket::open() else { return };

@@ -315,7 +315,8 @@ class Rungs(RulesOfAll):
     def check_rung(self, rung):
         tool = self.trace("--trace-rung", rung)
         self.assertRegex(tool.errors(), rf"(?m)^conntracker: tracing: .*\b{rung}\b")
-        # Without nf_tables only the legacy tables are traced.
+        # Without rules of nf_tables that set nftrace only the legacy tables are traced.
+        self.assertEqual("nf_tables tells of its rules only while" in tool.errors(), rung == "legacy", tool.errors())
         packets = self.send_dropped((61,) if rung == "legacy" else (61, 62, 63))
         self.check_counters(self.in_order, [(travel(self.in_order, packet), 2) for packet in packets])
         report = self.stop_traced(tool)
