@@ -52,6 +52,14 @@ impl Purpose {
         }
     }
 
+    /// What to do where there is no program to make it with.
+    fn without_program(self) -> &'static str {
+        match self {
+            Purpose::Activate => "install iptables, or use --activate off",
+            Purpose::Trace => "install iptables",
+        }
+    }
+
     /// Whether the program lists a chain of ours so. Each version has its own way with numbers.
     fn is_ours(self, listing: &str) -> bool {
         let chain = self.chain();
@@ -126,8 +134,7 @@ impl Chain {
     /// The place for a chain that switches conntrack on: a table that is loaded already where there is
     /// one, since asking for another would load it for good.
     pub fn place(ipv6: bool) -> Result<Chain> {
-        let mut chain = Chain::place_for_trace(ipv6)?;
-        chain.purpose = Purpose::Activate;
+        let mut chain = Chain::place_of(Purpose::Activate, ipv6)?;
         let known = |name: &String| TABLES.contains(&name.as_str());
         if let Some(table) = xtables::loaded_tables(ipv6).into_iter().find(known) {
             chain.table = table;
@@ -137,6 +144,10 @@ impl Chain {
 
     /// The place for a chain that makes packets traced, which can only be done in raw.
     pub fn place_for_trace(ipv6: bool) -> Result<Chain> {
+        Chain::place_of(Purpose::Trace, ipv6)
+    }
+
+    fn place_of(purpose: Purpose, ipv6: bool) -> Result<Chain> {
         let names = if ipv6 {
             ["ip6tables-legacy", "ip6tables"]
         } else {
@@ -146,14 +157,11 @@ impl Chain {
             .iter()
             .find_map(|name| find_program(name))
             .ok_or_else(|| {
-                Error::failed(
-                    format_args!("looking for {}", names[0]),
-                    "not found",
-                    "install iptables, or use --activate off",
-                )
+                let doing = format_args!("looking for {}", names[0]);
+                Error::failed(doing, "not found", purpose.without_program())
             })?;
         Ok(Chain {
-            purpose: Purpose::Trace,
+            purpose,
             program,
             ipv6,
             table: "raw".to_owned(),
@@ -450,6 +458,12 @@ mod tests {
         let rule = "-A CONNTRACKER -m conntrack --ctstate INVALID";
         assert!(Purpose::Activate.is_ours(&format!("-N CONNTRACKER\n{rule}")));
         assert!(!Purpose::Activate.is_ours(&format!("-N CONNTRACKER\n{rule} -j DROP")));
+    }
+
+    #[test]
+    fn what_is_advised_is_about_what_was_wanted() {
+        assert!(Purpose::Activate.without_program().contains("--activate"));
+        assert!(!Purpose::Trace.without_program().contains("--activate"));
     }
 
     #[test]
