@@ -152,6 +152,15 @@ pub const READ_AGAIN_FACTOR: u32 = 4;
 /// Legacy tables are read again no sooner than after this.
 pub const READ_AGAIN_PAUSE: Duration = Duration::from_millis(1);
 
+/// Legacy tables are looked at although no line comes, no sooner than after this,
+pub const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// and after so many times what reading them took: a hundredth of the time at most.
+pub const LOOK_FACTOR: u32 = 100;
+
+/// Lines that are read so soon after a legacy table was seen to have changed may be of the content
+/// before: they wait in a socket for a few milliseconds at most.
+pub const RELOAD_DOUBT: Duration = Duration::from_millis(10);
+
 /// A legacy table's own program is run no sooner again than after this.
 pub const SAVE_PAUSE: Duration = Duration::from_secs(1);
 

@@ -3,7 +3,10 @@
 
 use conntracker::event::step::{StepKind, Verdict};
 use conntracker::firewall::legacy_rules::{LegacyTable, Resolved};
+use conntracker::firewall::rules::Book;
+use conntracker::flow::path::Ways;
 use conntracker::sys::xtables::RawTable;
+use conntracker::wire::nflog::{Line, LineKind};
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -421,4 +424,66 @@ fn every_truncation_and_change_has_an_answer() {
             }
         }
     }
+}
+
+/// The table with one rule's verdict turned from DROP to ACCEPT, and where that rule is.
+fn with_another_verdict(of: &Recorded) -> (LegacyTable, Vec<u8>, u32) {
+    let (drop, accept) = ((-1i32).to_ne_bytes(), (-2i32).to_ne_bytes());
+    let table = LegacyTable::parse(of.ipv6, &of.name, &of.raw).unwrap();
+    for at in (0..of.raw.entries.len()).step_by(4) {
+        let mut raw = RawTable::from_bytes(&of.raw.to_bytes()).unwrap();
+        if raw.entries.get(at..at + 4) != Some(&drop[..]) {
+            continue;
+        }
+        raw.entries[at..at + 4].copy_from_slice(&accept);
+        let Ok(changed) = LegacyTable::parse(of.ipv6, &of.name, &raw) else {
+            continue;
+        };
+        for number in 1..20 {
+            let same = |number| changed.means_the_same(&table, b"FORWARD", StepKind::Rule, number);
+            let dropped = table.resolve(b"FORWARD", StepKind::Rule, number);
+            let drops = dropped.is_some_and(|rule| rule.text.verdict == Some(Verdict::Drop));
+            if drops && !same(number) {
+                return (changed, b"FORWARD".to_vec(), number);
+            }
+        }
+    }
+    panic!("the recorded table has no rule that drops in FORWARD");
+}
+
+#[test]
+fn a_line_that_may_be_of_the_content_before_is_not_guessed() {
+    const MS: u64 = 1_000_000;
+    let recorded = recorded();
+    let filter = recorded
+        .iter()
+        .find(|table| table.name == "filter" && !table.ipv6);
+    let filter = filter.unwrap();
+    let (changed, chain, number) = with_another_verdict(filter);
+    let (mut book, mut ways) = (Book::default(), Ways::default());
+    let first = LegacyTable::parse(false, "filter", &filter.raw).unwrap();
+    book.take_legacy(false, "filter", first, 0);
+    let line = |number| Line {
+        ipv6: false,
+        hook: 2,
+        table: b"filter",
+        chain: &chain,
+        kind: LineKind::Rule,
+        number,
+        head: None,
+        entry: None,
+        ct_reply: None,
+    };
+    let before = book.resolve_legacy(&line(number), 500 * MS, &mut ways);
+    assert!(before.known && before.denies);
+    book.take_legacy(false, "filter", changed, 1000 * MS);
+    let in_doubt = book.resolve_legacy(&line(number), 1001 * MS, &mut ways);
+    assert!(!in_doubt.known && !in_doubt.denies, "drop or accept?");
+    let unchanged = if number == 1 { 2 } else { 1 };
+    assert!(
+        book.resolve_legacy(&line(unchanged), 1001 * MS, &mut ways)
+            .known
+    );
+    let after = book.resolve_legacy(&line(number), 1100 * MS, &mut ways);
+    assert!(after.known && !after.denies);
 }

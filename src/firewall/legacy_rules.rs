@@ -146,6 +146,23 @@ impl LegacyTable {
     /// What a line of the trace means; `None` when this content has nothing there, or nothing that the
     /// kernel would call so: then the line is of another content.
     pub fn resolve(&self, chain: &[u8], kind: StepKind, number: u32) -> Option<Resolved> {
+        self.resolve_as(chain, kind, number, true)
+    }
+
+    /// Whether a line means the same in another content of this table.
+    pub fn means_the_same(&self, other: &Self, chain: &[u8], kind: StepKind, number: u32) -> bool {
+        let meaning = |table: &Self| table.resolve_as(chain, kind, number, false);
+        meaning(self) == meaning(other)
+    }
+
+    /// `saved`: with the text as it was saved; else with ours, which is had from the content alone.
+    fn resolve_as(
+        &self,
+        chain: &[u8],
+        kind: StepKind,
+        number: u32,
+        saved: bool,
+    ) -> Option<Resolved> {
         let name = chain;
         let chain = self.chains.get(name)?;
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
@@ -167,7 +184,10 @@ impl LegacyTable {
         (kind == traced_as).then(|| Resolved {
             kind: StepKind::Rule,
             position: Some(number),
-            text: self.rule(name, &entry, chain.saved.get(index).map(AsRef::as_ref)),
+            text: {
+                let text = chain.saved.get(index).filter(|_| saved);
+                self.rule(name, &entry, text.map(AsRef::as_ref))
+            },
         })
     }
 

@@ -71,6 +71,8 @@ pub struct Book {
     before: Ruleset,
     reading: Option<Ruleset>,
     legacy: Vec<LegacyTable>,
+    /// Contents that were replaced, and when that was seen, in nanoseconds since 1970.
+    legacy_before: Vec<(u64, LegacyTable)>,
     cache: HashMap<Box<[u8]>, Resolved>,
     /// Rules or chains have changed since the last generation that was heard of.
     changing: bool,

@@ -33,7 +33,7 @@ use crate::limits::COALESCE;
 use crate::report::summary::{Rungs, Summary, Tracing};
 use crate::sys::instance::{self, Instance};
 use crate::sys::signal::{Signals, hear_of_children, wait};
-use crate::sys::{alloc, clock, machine};
+use crate::sys::{alloc, clock, machine, xtables};
 use crate::wire::kernel::{AF_INET, AF_INET6, AF_UNSPEC};
 use rustix::event::PollFlags;
 use std::io::{self, Write};
@@ -510,7 +510,26 @@ fn tracing<'a>(
             .map_or_else(String::as_str, |()| "on"),
         everything: options.everything,
         paths: pipeline.ways.path_count(),
-        ended: pipeline.trace_ended(),
+        ended: pipeline.trace_ended().or(unheard(instrument, pipeline)),
+    }
+}
+
+/// Which firewall's rules are there and not told of, if so.
+fn unheard(instrument: &Instrument, pipeline: &Pipeline<'_>) -> Option<&'static str> {
+    let legacy = [false, true].map(|ipv6| !xtables::loaded_tables(ipv6).is_empty());
+    let nft_rules = || {
+        pipeline
+            .tracer
+            .as_ref()
+            .is_some_and(|tracer| tracer.book.rule_count() > 0)
+    };
+    if instrument.rung == "legacy" && nft_rules() {
+        Some("rules of nf_tables may not be told of on this rung")
+    } else if instrument.rung != "none" && instrument.legacy_lines.is_err() && legacy != [false; 2]
+    {
+        Some("what the legacy tables decide is not told of")
+    } else {
+        None
     }
 }
 

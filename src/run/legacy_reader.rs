@@ -6,7 +6,7 @@ use super::intake::Intake;
 use super::trace_input::TraceInput;
 use crate::firewall::legacy::saved;
 use crate::firewall::legacy_rules::LegacyTable;
-use crate::limits::{READ_AGAIN_FACTOR, READ_AGAIN_PAUSE, SAVE_PAUSE};
+use crate::limits::{LOOK_FACTOR, LOOK_PAUSE, READ_AGAIN_FACTOR, READ_AGAIN_PAUSE, SAVE_PAUSE};
 use crate::sys::{clock, xtables};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct LegacyReader {
     next: Duration,
+    /// When to look although no line comes: what has changed by then is not in doubt later.
+    next_look: Duration,
     next_text: Duration,
     without_text: Vec<(bool, String)>,
 }
@@ -23,6 +25,7 @@ impl LegacyReader {
     pub fn new() -> LegacyReader {
         LegacyReader {
             next: Duration::ZERO,
+            next_look: Duration::ZERO,
             next_text: Duration::ZERO,
             without_text: Vec::new(),
         }
@@ -44,7 +47,16 @@ impl LegacyReader {
             }
         }
         let now = clock::monotonic();
-        self.next = now + ((now - began) * READ_AGAIN_FACTOR).max(READ_AGAIN_PAUSE);
+        let took = now - began;
+        self.next = now + (took * READ_AGAIN_FACTOR).max(READ_AGAIN_PAUSE);
+        self.next_look = now + (took * LOOK_FACTOR).max(LOOK_PAUSE);
+    }
+
+    /// Reads the tables now and then.
+    pub fn look(&mut self, intake: &mut Intake<'_>) {
+        if clock::monotonic() >= self.next_look {
+            self.refresh(intake);
+        }
     }
 
     /// Reads a table. Says that its content has changed.
@@ -64,9 +76,13 @@ impl LegacyReader {
         Some(())
     }
 
-    /// When texts are wanted, if they are.
-    pub fn next(&self) -> Option<Duration> {
-        (!self.without_text.is_empty()).then_some(self.next_text)
+    /// When to look again, or to read the texts that are wanted.
+    pub fn next(&self) -> Duration {
+        if self.without_text.is_empty() {
+            self.next_look
+        } else {
+            self.next_look.min(self.next_text)
+        }
     }
 
     /// Has the programs write down the texts that are wanted, when it is time or `at_once`.

@@ -88,7 +88,8 @@ impl TraceSource {
             .as_ref()
             .is_some_and(|tracer| tracer.is_waiting());
         let quiet = waiting.then_some(self.quiet_at);
-        [quiet, self.legacy.next(), Some(self.untraced_at)]
+        let legacy = self.instrument.log.as_ref().map(|_| self.legacy.next());
+        [quiet, legacy, Some(self.untraced_at)]
             .into_iter()
             .flatten()
             .min()
@@ -148,7 +149,10 @@ impl TraceSource {
             self.untraced_at = now + UNTRACED_INTERVAL;
             self.count_untraced(intake);
         }
-        self.legacy.read_texts(false, intake);
+        if self.instrument.log.is_some() {
+            self.legacy.look(intake);
+            self.legacy.read_texts(false, intake);
+        }
     }
 
     /// Nothing new is traced from here on; what is queued can be read.

@@ -59,7 +59,7 @@ impl Tracer {
             } => {
                 let raw = RawTable::from_bytes(content).ok_or(Rejected::Framing)?;
                 let table = LegacyTable::parse(ipv6, name, &raw)?;
-                self.book.take_legacy(ipv6, name, table);
+                self.book.take_legacy(ipv6, name, table, at_ns);
             }
             TraceInput::Saved { ipv6, name, text } => {
                 let text = String::from_utf8_lossy(text);
@@ -152,7 +152,7 @@ impl Tracer {
         let Some(line) = Line::parse(family, attributes)? else {
             return Ok(None); // somebody else's message in the same group
         };
-        let resolved = self.book.resolve_legacy(&line, ways);
+        let resolved = self.book.resolve_legacy(&line, at_ns, ways);
         let id = line.entry.and_then(|entry| entry.id);
         let hit = Hit {
             stream: Stream::Legacy,

@@ -6,14 +6,18 @@ use crate::event::step::{Firewall, RuleText, Step, StepKind, Verdict};
 use crate::firewall::instrument::LEGACY_CHAIN;
 use crate::firewall::legacy_rules::LegacyTable;
 use crate::flow::path::Ways;
-use crate::limits::LEGACY_TABLES_MAX;
+use crate::limits::{LEGACY_TABLES_MAX, RELOAD_DOUBT};
 use crate::wire::kernel::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING};
 use crate::wire::nflog::{Line, LineKind};
 
 impl Book {
-    /// The content of a legacy table.
-    pub fn take_legacy(&mut self, ipv6: bool, name: &str, table: LegacyTable) {
-        self.legacy.retain(|other| !other.is(ipv6, name.as_bytes()));
+    /// The content of a legacy table, as it was read at `at_ns`.
+    pub fn take_legacy(&mut self, ipv6: bool, name: &str, table: LegacyTable, at_ns: u64) {
+        let same = |other: &LegacyTable| other.is(ipv6, name.as_bytes());
+        self.legacy_before.retain(|(_, other)| !same(other));
+        if let Some(at) = self.legacy.iter().position(same) {
+            self.legacy_before.push((at_ns, self.legacy.remove(at)));
+        }
         if self.legacy.len() < LEGACY_TABLES_MAX {
             self.legacy.push(table);
         }
@@ -53,14 +57,29 @@ impl Book {
     }
 
     /// Resolves a line of the legacy tables.
-    pub fn resolve_legacy(&mut self, line: &Line<'_>, ways: &mut Ways) -> Resolved {
+    pub fn resolve_legacy(&mut self, line: &Line<'_>, at_ns: u64, ways: &mut Ways) -> Resolved {
+        self.legacy_before.retain(|(changed_ns, _)| {
+            at_ns <= changed_ns.saturating_add(RELOAD_DOUBT.as_nanos() as u64)
+        });
         legacy_key(&mut self.key, line);
         if let Some(resolved) = self.cache.get(&*self.key) {
             return *resolved;
         }
         let resolved = self.look_up_legacy(line, ways);
-        self.remember(resolved);
+        if self.legacy_before.is_empty() {
+            self.remember(resolved);
+        }
         resolved
+    }
+
+    /// Whether the line may be of the content before, where it means something else.
+    fn is_in_doubt(&self, line: &Line<'_>, table: &LegacyTable) -> bool {
+        let before = self.legacy_before.iter().map(|(_, table)| table);
+        before
+            .filter(|before| before.is(line.ipv6, line.table))
+            .any(|before| {
+                !table.means_the_same(before, line.chain, kind_of(line.kind), line.number)
+            })
     }
 
     fn look_up_legacy(&self, line: &Line<'_>, ways: &mut Ways) -> Resolved {
@@ -83,7 +102,9 @@ impl Book {
         let same = |table: &&LegacyTable| table.is(line.ipv6, line.table);
         let table = self.legacy.iter().find(same);
         let kind = kind_of(line.kind);
-        let found = table.and_then(|table| table.resolve(line.chain, kind, line.number));
+        let found = table
+            .filter(|table| !self.is_in_doubt(line, table))
+            .and_then(|table| table.resolve(line.chain, kind, line.number));
         resolved.known = found.is_some();
         let (kind, position, text) = match found {
             Some(found) => (found.kind, found.position, found.text),
