@@ -23,9 +23,11 @@ fn main() -> io::Result<()> {
             let bytes = fs::read(&path)?;
             write(seeds, "recording", &name, &bytes)?;
             datagrams(seeds, &name, &bytes)?;
+            traces(seeds, &name, &bytes)?;
         }
     }
     meetings(seeds)?;
+    traced_meetings(seeds)?;
     rules(seeds)?;
     command_lines(seeds)
 }
@@ -57,6 +59,64 @@ fn datagrams(seeds: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         }
     }
     write(seeds, "datagram", name, &whole)
+}
+
+/// What a recording has of traces, with what stands between: some steps at a time, since the longest
+/// input is short of a recording. Rules are known, but those that come are alone.
+fn traces(seeds: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    const LEN_MAX: usize = 3000;
+    let unreadable = |error| io::Error::other(format!("{name}: {error}"));
+    let mut recording = Recording::new(bytes).map_err(unreadable)?;
+    let (mut seed, mut count) = (vec![SETUP], 0);
+    const SETUP: u8 = 3; // the largest of the small tables
+    let (mut clock, mut is_traced) = (0u8, false);
+    while let Some(input) = recording.read().map_err(unreadable)? {
+        is_traced |= matches!(input.what, What::Trace(_));
+        if !is_traced {
+            continue;
+        }
+        clock = clock.wrapping_add(1);
+        let mut step = Vec::new();
+        steps::append(&mut step, &input, clock);
+        if seed.len() + step.len() > LEN_MAX {
+            write(seeds, "trace", &format!("{name}-{count}"), &seed)?;
+            (seed, count) = (vec![SETUP], count + 1);
+        }
+        seed.extend(step);
+    }
+    if is_traced {
+        write(seeds, "trace", &format!("{name}-{count}"), &seed)?;
+    }
+    Ok(())
+}
+
+/// Flows that are traced before conntrack tells of them, after, and never; more than a table holds.
+fn traced_meetings(seeds: &Path) -> io::Result<()> {
+    use made::{hit_of, kind};
+    for setup in 0..64 {
+        let mut seed = vec![setup];
+        for sport in 0..24u8 {
+            let hosts = 0b1010;
+            let event = [kind::NEW, hosts, sport, 0, sport, 2, 7, 0];
+            if sport % 3 == 0 {
+                steps::append_made(&mut seed, event, sport);
+            }
+            for (source, place, rule) in [
+                (0, 0b0000_0000, 1),
+                (hit_of::LEGACY, 0, 1),
+                (0, 0b0000_0010 | (sport & 1) << 3, sport),
+            ] {
+                let what = hit_of::HEAD | source;
+                let hit = [what, hosts, sport, 0, sport, place, rule, sport];
+                steps::append_hit(&mut seed, hit, sport);
+            }
+            if sport % 3 == 1 {
+                steps::append_made(&mut seed, event, sport);
+            }
+        }
+        write(seeds, "trace", &format!("made-{setup}"), &seed)?;
+    }
+    Ok(())
 }
 
 /// Flows that meet: more of one client's ports than a table holds; they end, and come again.

@@ -1,4 +1,4 @@
-//! The input format of the target `datagram`: one byte of setup, then steps.
+//! The input format of the targets `datagram` and `trace`: one byte of setup, then steps.
 //!
 //! A step is a control byte, a clock byte and what belongs to its kind. Every string of bytes is a
 //! sequence of steps: lengths beyond the end mean the end, and what is too short is no step.
@@ -6,6 +6,7 @@
 use crate::made;
 use conntracker::event::DumpPass;
 use conntracker::run::input::{Input, What};
+use conntracker::run::trace_input::{self, KIND_FIRST, TraceInput};
 
 const EVENTS: u8 = 0;
 const DUMP: u8 = 1;
@@ -20,6 +21,10 @@ const KIND_MASK: u8 = 7;
 const TRUNCATED: u8 = 1 << 3;
 const LOST_UNKNOWN: u8 = 1 << 3;
 const CAUGHT_UP: u8 = 1 << 3;
+/// What a recording has of a trace input: kind, length, bytes.
+const TRACE: u8 = 1 << 4;
+/// A well-formed trace message.
+const HIT: u8 = 1 << 5;
 const PASS_SHIFT: u8 = 3;
 const NETNS: u8 = 1 << 4;
 const NETNS_SHIFT: u8 = 5;
@@ -39,8 +44,43 @@ pub struct Steps<'a> {
 pub enum Step<'a> {
     /// As it stands in the fuzzer's data.
     Raw(Input<'a>),
-    /// A datagram of one well-formed message: bytes, whether it belongs to a dump, namespace, time.
-    Made(Vec<u8>, bool, Option<i32>, u64),
+    /// A datagram of one well-formed message, where it comes in, and when.
+    Made(Vec<u8>, Door, u64),
+}
+
+/// Where a datagram comes in.
+#[derive(Clone, Copy, Debug)]
+pub enum Door {
+    /// With events, of this namespace.
+    Events(Option<i32>),
+    /// With a dump.
+    Dump,
+    /// With the traces of nf_tables.
+    Nft,
+    /// With those of the legacy tables.
+    Log,
+}
+
+impl Step<'_> {
+    /// As the pipeline takes it.
+    pub fn input(&self) -> Input<'_> {
+        let (bytes, door, at_ns) = match self {
+            Step::Raw(input) => return *input,
+            Step::Made(bytes, door, at_ns) => (bytes.as_slice(), *door, *at_ns),
+        };
+        let truncated = false;
+        let what = match door {
+            Door::Events(netns) => What::Events {
+                bytes,
+                truncated,
+                netns,
+            },
+            Door::Dump => What::Dump { bytes, truncated },
+            Door::Nft => What::Trace(TraceInput::Nft(bytes)),
+            Door::Log => What::Trace(TraceInput::Log(bytes)),
+        };
+        Input { at_ns, what }
+    }
 }
 
 impl<'a> Steps<'a> {
@@ -54,6 +94,20 @@ impl<'a> Steps<'a> {
         let (taken, rest) = self.rest.split_at(len.min(self.rest.len()));
         self.rest = rest;
         taken
+    }
+
+    fn recipe(&mut self) -> Option<&'a [u8; made::RECIPE_LEN]> {
+        let (recipe, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(recipe)
+    }
+
+    fn trace(&mut self) -> Option<What<'a>> {
+        let (kind, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        let payload = self.datagram()?;
+        let input = trace_input::decode(KIND_FIRST.saturating_add(*kind), payload);
+        Some(input.map_or(What::Finished, What::Trace))
     }
 
     fn datagram(&mut self) -> Option<&'a [u8]> {
@@ -83,10 +137,13 @@ impl<'a> Iterator for Steps<'a> {
                 truncated,
             },
             MADE => {
-                let (recipe, rest) = self.rest.split_first_chunk()?;
-                self.rest = rest;
-                let (bytes, is_dump) = made::datagram(recipe);
-                return Some(Step::Made(bytes, is_dump, netns, at_ns));
+                let (bytes, is_dump) = made::datagram(self.recipe()?);
+                let door = if is_dump {
+                    Door::Dump
+                } else {
+                    Door::Events(netns)
+                };
+                return Some(Step::Made(bytes, door, at_ns));
             }
             DUMP_BEGAN => What::DumpBegan(match control >> PASS_SHIFT & 3 {
                 0 => DumpPass::Initial,
@@ -97,6 +154,12 @@ impl<'a> Iterator for Steps<'a> {
             DUMP_FAILED => What::DumpFailed,
             LOST if control & LOST_UNKNOWN != 0 => What::LostUnknown,
             LOST => What::LostTotal(u64::from(*clock)),
+            _ if control & TRACE != 0 => self.trace()?,
+            _ if control & HIT != 0 => {
+                let (bytes, is_legacy) = made::hit(self.recipe()?);
+                let door = if is_legacy { Door::Log } else { Door::Nft };
+                return Some(Step::Made(bytes, door, at_ns));
+            }
             _ if control & CAUGHT_UP != 0 => What::CaughtUp,
             _ => What::Finished,
         };
@@ -125,19 +188,34 @@ pub fn append(out: &mut Vec<u8>, input: &Input<'_>, clock: u8) {
         What::LostTotal(_) => (LOST, None),
         What::LostUnknown => (LOST | LOST_UNKNOWN, None),
         What::CaughtUp => (MARK | CAUGHT_UP, None),
+        What::Trace(trace) => {
+            let (kind, head, bytes) = trace_input::encode(&trace);
+            out.extend([MARK | TRACE, clock, kind - KIND_FIRST]);
+            return append_datagram(out, &[&head, bytes].concat());
+        }
         What::Finished => (MARK, None),
     };
     out.extend([control, clock]);
     if let Some(datagram) = datagram {
-        let len = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
-        out.extend(len.to_le_bytes());
-        out.extend(&datagram[..usize::from(len)]);
+        append_datagram(out, datagram);
     }
+}
+
+fn append_datagram(out: &mut Vec<u8>, datagram: &[u8]) {
+    let len = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
+    out.extend(len.to_le_bytes());
+    out.extend(&datagram[..usize::from(len)]);
 }
 
 /// Writes a step that makes a well-formed message.
 pub fn append_made(out: &mut Vec<u8>, recipe: [u8; made::RECIPE_LEN], clock: u8) {
     out.extend([MADE, clock]);
+    out.extend(recipe);
+}
+
+/// Writes a step that makes a well-formed trace message.
+pub fn append_hit(out: &mut Vec<u8>, recipe: [u8; made::RECIPE_LEN], clock: u8) {
+    out.extend([MARK | HIT, clock]);
     out.extend(recipe);
 }
 

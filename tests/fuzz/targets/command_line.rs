@@ -4,7 +4,7 @@
 
 use conntracker::cli::{self, Command, Options};
 use conntracker::flow::filter::Network;
-use conntracker::limits::{CAPACITY_MAX, DURATION_MAX_S};
+use conntracker::limits::{CAPACITY_MAX, DURATION_MAX_S, TRACE_RATE_MAX};
 use conntracker::wire::conntrack::{Entry, Tuple};
 use libfuzzer_sys::fuzz_target;
 use std::ffi::OsStr;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 fn check(options: &Options) {
     assert!((1..=CAPACITY_MAX).contains(&options.capacity));
+    assert!((1..=TRACE_RATE_MAX).contains(&options.trace_rate));
     assert!(options.buffer_bytes.is_none_or(|bytes| bytes > 0));
     assert!(options.duration.is_none_or(|duration| {
         Duration::ZERO < duration && duration <= Duration::from_secs(DURATION_MAX_S)
@@ -39,7 +40,12 @@ fn check(options: &Options) {
 fuzz_target!(|data: &[u8]| {
     let arguments = data.split(|byte| *byte == 0).map(OsStr::from_bytes);
     match cli::parse(arguments) {
-        Ok(Command::Capture(options) | Command::Replay(_, options)) => check(&options),
+        Ok(
+            Command::Capture(options)
+            | Command::Replay(_, options)
+            | Command::Blame(options)
+            | Command::BlameReport(_, options),
+        ) => check(&options),
         Ok(Command::Help | Command::Version) => {}
         Err(error) => {
             let message = error.to_string();
