@@ -2,4 +2,5 @@
 
 pub mod capture;
 pub mod made;
+pub mod rules;
 pub mod steps;

@@ -3,9 +3,12 @@
 use conntracker::event::DumpPass;
 use conntracker::run::input::{Input, What};
 use conntracker::run::recording::Recording;
+use conntracker::sys::xtables::RawTable;
 use conntracker::wire::kernel::*;
-use conntracker::wire::nftables::ct_state;
+use conntracker::wire::message::Messages;
+use conntracker::wire::nftables::{ct_state, text_of};
 use conntracker::wire::request::Request;
+use conntracker_fuzz::rules::{Legacy, NfTables};
 use conntracker_fuzz::{made, steps};
 use std::fs;
 use std::io;
@@ -29,6 +32,8 @@ fn main() -> io::Result<()> {
     meetings(seeds)?;
     traced_meetings(seeds)?;
     rules(seeds)?;
+    nft_texts(seeds, &fs::read(fixtures.join("nft_rules.bin"))?)?;
+    legacy_texts(seeds, &fs::read(fixtures.join("legacy_tables.bin"))?)?;
     command_lines(seeds)
 }
 
@@ -65,10 +70,10 @@ fn datagrams(seeds: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 /// input is short of a recording. Rules are known, but those that come are alone.
 fn traces(seeds: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     const LEN_MAX: usize = 3000;
+    const SETUP: u8 = 3; // the largest of the small tables
     let unreadable = |error| io::Error::other(format!("{name}: {error}"));
     let mut recording = Recording::new(bytes).map_err(unreadable)?;
     let (mut seed, mut count) = (vec![SETUP], 0);
-    const SETUP: u8 = 3; // the largest of the small tables
     let (mut clock, mut is_traced) = (0u8, false);
     while let Some(input) = recording.read().map_err(unreadable)? {
         is_traced |= matches!(input.what, What::Trace(_));
@@ -115,6 +120,85 @@ fn traced_meetings(seeds: &Path) -> io::Result<()> {
             }
         }
         write(seeds, "trace", &format!("made-{setup}"), &seed)?;
+    }
+    Ok(())
+}
+
+/// A recorded set of nf_tables.
+struct RecordedSet<'a> {
+    /// Its table's and its own.
+    names: [&'a [u8]; 2],
+    /// NFT_MSG_NEWSET and NFT_MSG_NEWSETELEM.
+    messages: [&'a [u8]; 2],
+}
+
+/// Each recorded rule of nf_tables with the first set of its table that it names.
+fn nft_texts(seeds: &Path, bytes: &[u8]) -> io::Result<()> {
+    const NFTA_SET_NAME: u16 = 2; // also of the list of its elements
+    let mut sets: Vec<RecordedSet<'_>> = Vec::new();
+    let mut rules = Vec::new();
+    for message in Messages::new(bytes) {
+        let broken = |_| io::Error::other("nft_rules.bin is damaged");
+        let message = message.map_err(broken)?;
+        let (family, attributes) = message.netfilter().map_err(broken)?;
+        let table = text_of(attributes, NFTA_TABLE_NAME).unwrap_or_default();
+        let names = [
+            table,
+            text_of(attributes, NFTA_SET_NAME).unwrap_or_default(),
+        ];
+        let body = &message.body[4..];
+        match message.kind & 0xff {
+            NFT_MSG_NEWSET => sets.push(RecordedSet {
+                names,
+                messages: [body, &[]],
+            }),
+            NFT_MSG_NEWSETELEM => {
+                let known = sets.iter_mut().find(|set| set.names == names);
+                known.into_iter().for_each(|set| set.messages[1] = body);
+            }
+            NFT_MSG_NEWRULE => rules.push((family, table, body)),
+            _ => {}
+        }
+    }
+    for (at, (family, table, rule)) in rules.into_iter().enumerate() {
+        let named = |set: &&RecordedSet<'_>| {
+            let name = [set.names[1], b"\0"].concat();
+            set.names[0] == table && rule.windows(name.len()).any(|part| part == name)
+        };
+        let found = sets.iter().find(named);
+        let [set, elements] = found.map_or([&[][..]; 2], |set| set.messages);
+        let seed = NfTables {
+            family,
+            set,
+            elements,
+            rule,
+        };
+        write(seeds, "rule_texts", &format!("nft-{at}"), &seed.write())?;
+    }
+    Ok(())
+}
+
+/// Each recorded legacy table.
+fn legacy_texts(seeds: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (mut pieces, mut rest) = (Vec::new(), bytes);
+    while let Some((len, after)) = rest.split_first_chunk::<4>() {
+        let (piece, after) = after.split_at(u32::from_ne_bytes(*len) as usize);
+        pieces.push(piece);
+        rest = after;
+    }
+    for (at, pieces) in pieces.chunks_exact(7).enumerate() {
+        let damaged = || io::Error::other("legacy_tables.bin is damaged");
+        let raw = RawTable::from_bytes(pieces[2]).ok_or_else(damaged)?;
+        let mut words = [raw.valid_hooks; 11];
+        words[1..6].copy_from_slice(&raw.hook_entry);
+        words[6..].copy_from_slice(&raw.underflow);
+        let seed = Legacy {
+            ipv6: pieces[0] == b"6",
+            words,
+            saved: pieces[3],
+            entries: &raw.entries,
+        };
+        write(seeds, "rule_texts", &format!("legacy-{at}"), &seed.write())?;
     }
     Ok(())
 }
