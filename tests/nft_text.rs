@@ -455,3 +455,19 @@ fn no_set_is_too_broken() {
     }
     assert!(tried > 50, "{tried}");
 }
+
+/// A value is written in its whole length, so a length that no register holds would cost memory at will.
+#[test]
+fn no_set_has_keys_or_values_longer_than_the_registers() {
+    let set = |key_len: u32, data_len: u32| {
+        let mut request = Request::default();
+        request.message(NFT_MSG_NEWSET, 0, 1, 2, 0);
+        request.put_str(1, "t");
+        request.put_str(2, "__map0");
+        request.put_be32(5, key_len);
+        request.put_be32(7, data_len);
+        Set::new(Attributes::new(&request.bytes()[20..])).is_some()
+    };
+    assert!(set(64, 64));
+    assert!(!set(65, 4) && !set(4, 65) && !set(4, u32::MAX));
+}

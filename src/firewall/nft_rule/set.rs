@@ -13,6 +13,9 @@ use super::verdict;
 /// More elements than these are not kept: nobody reads such a rule.
 const ELEMENTS_MAX: usize = 64;
 
+/// NFT_DATA_VALUE_MAXLEN (include/uapi/linux/netfilter/nf_tables.h): what fits the registers.
+const VALUE_BYTES_MAX: usize = 64;
+
 #[derive(Clone, Debug)]
 enum Value {
     None,
@@ -83,19 +86,25 @@ pub struct Set {
 
 impl Set {
     /// From the attributes of one NFT_MSG_NEWSET message (enum nft_set_attributes,
-    /// include/uapi/linux/netfilter/nf_tables.h).
+    /// include/uapi/linux/netfilter/nf_tables.h). `None` where its keys or values are longer than any:
+    /// values are written in their whole length.
     pub fn new(set: Attributes<'_>) -> Option<Set> {
         let set = Nest(set);
         let bytes = |kind| usize::try_from(set.be32(kind)?).ok();
+        let data_bytes = bytes(NFTA_SET_DATA_LEN).unwrap_or(0);
+        let key_bytes = bytes(NFTA_SET_KEY_LEN)?;
+        if key_bytes.max(data_bytes) > VALUE_BYTES_MAX {
+            return None;
+        }
         let description = set.nest(NFTA_SET_DESC);
         Some(Set {
             family: AF_UNSPEC,
             table: set.text(NFTA_SET_TABLE)?,
             name: set.text(NFTA_SET_NAME)?,
             flags: set.be32(NFTA_SET_FLAGS).unwrap_or(0),
-            key_bytes: bytes(NFTA_SET_KEY_LEN)?,
+            key_bytes,
             data_type: set.be32(NFTA_SET_DATA_TYPE).unwrap_or(0),
-            data_bytes: bytes(NFTA_SET_DATA_LEN).unwrap_or(0),
+            data_bytes,
             data_host: set.get(NFTA_SET_USERDATA).is_some_and(host_order),
             object: set.be32(NFTA_SET_OBJ_TYPE).unwrap_or(0),
             size: description.and_then(|nest| nest.be32(NFTA_SET_DESC_SIZE)),
