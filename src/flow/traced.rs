@@ -4,8 +4,9 @@
 //!
 //! A packet finds its flow by its tuple, and by conntrack's id where the kernel says it: the same
 //! tuple with another id is another flow. A flow that nobody confirmed stands in the table as
-//! unconfirmed, under a key of its own: what a trace says neither ends nor hides what conntrack says. When conntrack confirms it after all, the confirmed flow takes over its path. One
-//! that was denied stays, though the next attempt may pass: it is another line of the report.
+//! unconfirmed, under a key of its own: what a trace says neither ends nor hides what conntrack
+//! says. When conntrack confirms it after all, the confirmed flow takes over its path. One that was
+//! denied stays, though the next attempt may pass: it is another line of the report.
 
 use super::assembly::Packet;
 use super::entry::{Flow, Life};
