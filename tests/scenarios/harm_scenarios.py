@@ -408,7 +408,7 @@ print(sent)
         self.assertEqual(self.chains(), [])
 
     def test_rules_added_at_the_same_instant_survive(self):
-        script = "for k in $(seq 1 150); do iptables-legacy -w 20 -A FORWARD -p udp -m udp --dport $k -j ACCEPT || exit 1; done"
+        script = "for k in $(seq 1 600); do iptables-legacy -w 20 -A FORWARD -p udp -m udp --dport $k -j ACCEPT || exit 1; done"
         with self.network.inside("router"):
             rival = processes.start(["sh", "-c", script])
         self.addCleanup(processes.end, rival)
@@ -419,5 +419,5 @@ print(sent)
         self.assertEqual(rival.returncode, 0)
         self.assertGreater(rounds, 2)
         kept = [line for line in witness.legacy_rules(self.network, "iptables-legacy-save") if line.startswith("-A FORWARD")]
-        self.assertEqual(kept, [f"-A FORWARD -p udp -m udp --dport {number} -j ACCEPT" for number in range(1, 151)])
+        self.assertEqual(kept, [f"-A FORWARD -p udp -m udp --dport {number} -j ACCEPT" for number in range(1, 601)])
         self.assertEqual(self.chains(), [])
