@@ -27,6 +27,8 @@ use std::collections::VecDeque;
 pub struct Packet {
     /// As it came, before any translation.
     pub tuple: Tuple,
+    /// As it was last seen, translated as far as it came.
+    pub last: Tuple,
     /// Its conntrack entry's id and whether it goes in its reply direction, where known.
     pub conntrack: Option<(u32, bool)>,
     /// Its path.
@@ -419,6 +421,7 @@ impl Open {
             .for_each(|(to, passed)| *to = passed.step);
         Some(Packet {
             tuple: self.first.tuple,
+            last: self.last.tuple,
             conntrack: self.conntrack,
             path: ways.path_id(&path[..count]),
             guilty: self.guilty,

@@ -223,6 +223,12 @@ fn a_translated_packet_stays_one_and_keeps_its_first_tuple() {
         bench.packets(),
         [(2, "PREROUTING FORWARD POSTROUTING".to_owned(), false)]
     );
+    let last = &bench.closed[0].last;
+    assert_eq!(
+        (last.src[3], last.dst[3]),
+        (77, 9),
+        "and tells where it went"
+    );
 }
 
 #[test]

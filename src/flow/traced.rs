@@ -99,7 +99,7 @@ impl Table {
             Owner::Stranger | Owner::Nobody => {
                 let entry = Entry {
                     original: packet.tuple,
-                    reply: packet.tuple.inverse(),
+                    reply: packet.last.inverse(), // as conntrack would expect it after translation
                     id: packet.conntrack.map(|(id, _)| id),
                     ..Entry::default()
                 };

@@ -68,6 +68,7 @@ impl Firewall {
     fn packet(&mut self, tuple: Tuple, id: u32, side: Side, rule: Rule) {
         let packet = Packet {
             tuple,
+            last: tuple,
             conntrack: self.with_ids.then_some((id, side == Side::Reply)),
             path: path_of(id, side),
             guilty: (rule != 0).then_some(rule),

@@ -81,6 +81,8 @@ class Translated(Tracing):
             with self.subTest(packet=packet):
                 flow = self.assert_flow(report, packet, TWICE, firewalls, asked.hooks)
                 self.assertEqual(flow["verdict"], asked.verdict)
+                if asked.port in (8054, 8055):  # denied behind the translation of their destination
+                    self.assertEqual((flow["reply"]["src"], flow["reply"]["sport"]), (SERVER[packet.version], asked.port - 8000), flow)
                 if asked.verdict == "accept" and asked.hooks == FORWARDED:
                     self.assert_order(flow["path"]["original"], firewalls[0], packet.version)
 

@@ -105,6 +105,7 @@ impl Bench {
         let id = self.ways.step_id(step);
         let packet = Packet {
             tuple,
+            last: tuple,
             conntrack: None,
             path: self.ways.path_id(&[id]),
             guilty: guilty.then_some(id),
