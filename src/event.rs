@@ -42,6 +42,9 @@ pub struct Event {
     pub entry: Entry,
 }
 
+/// The priority of our own chains behind conntrack (-200), before anything that a firewall does.
+pub const BEHIND_CONNTRACK: i32 = -190;
+
 /// Which stream of trace messages a hit comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {

@@ -218,7 +218,7 @@ impl Instrument {
         let mut first_error = None;
         if let Some(table) = &self.table {
             let rules = own_rules(table.family(), ruleset::entry_of);
-            let stopped = table.change(|batch| delete(&rules, batch));
+            let stopped = rules.and_then(|rules| table.change(|batch| delete(&rules, batch)));
             first_error = stopped
                 .err()
                 .filter(|error| error.raw_os_error() != Some(libc::ENOENT)) // somebody removed it
@@ -238,12 +238,12 @@ impl Instrument {
         };
         let family = table.family();
         let request = chain_rules_request(1, family, TABLE, ruleset::TRACE);
-        nft::read_rules_of(&request, &mut |rule_family, rule| {
+        let _ = nft::read_rules_of(&request, &mut |rule_family, rule| {
             if rule_family == family && is_our_rule(rule) {
                 self.untraced = counted_packets(rule).or(self.untraced);
             }
             true
-        });
+        }); // else it stays what it was when last asked
         self.untraced
     }
 
@@ -394,15 +394,17 @@ fn place(ipv6: bool) -> Result<Chain> {
 fn own_rules(
     family: u8,
     chain_of: fn(Attributes<'_>) -> Option<&'static str>,
-) -> Vec<(&'static str, u64)> {
-    let mut rules = Vec::new();
-    nft::read_rules(&mut |rule_family, rule| {
-        if rule_family == family && is_our_rule(rule) {
-            rules.extend(chain_of(rule).zip(handle_of(rule)));
-        }
-        true
-    });
-    rules
+) -> io::Result<Vec<(&'static str, u64)>> {
+    nft::patiently(|| {
+        let mut rules = Vec::new();
+        nft::read_rules(&mut |rule_family, rule| {
+            if rule_family == family && is_our_rule(rule) {
+                rules.extend(chain_of(rule).zip(handle_of(rule)));
+            }
+            true
+        })?;
+        Ok(rules)
+    })
 }
 
 /// Removes a plain table that an earlier run left, where it is as we made it; where it is not, only
@@ -410,7 +412,7 @@ fn own_rules(
 pub fn remove_leftover(family: u8) -> io::Result<Removal> {
     let removal = nft::remove_if(family, TABLE, is_our_rule)?;
     if removal == Removal::NotOurs {
-        let rules = own_rules(family, ruleset::chain_of);
+        let rules = own_rules(family, ruleset::chain_of)?;
         nft::change(family, TABLE, |batch| delete(&rules, batch))?;
     }
     Ok(removal)

@@ -2,11 +2,13 @@
 //! it goes when we go, however we go; else a plain one that is removed at the end.
 
 use super::Removal;
+use crate::limits::DUMP_DATAGRAM_LEN;
 use crate::sys::netlink::{Batch as Buffers, Socket};
 use crate::sys::signal;
 use crate::wire::attr::Attributes;
 use crate::wire::kernel::{
-    NFT_TABLE_F_OWNER, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NLMSG_DONE, NLMSG_ERROR,
+    NFNL_SUBSYS_NFTABLES, NFT_TABLE_F_OWNER, NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NLM_F_DUMP_INTR,
+    NLMSG_DONE, NLMSG_ERROR,
 };
 use crate::wire::message::Messages;
 use crate::wire::nftables::{Batch, ct_state, has_expression, rules_request, text_of};
@@ -18,6 +20,8 @@ use std::time::Duration;
 /// The name of our table.
 pub const TABLE: &str = "conntracker";
 const CHAIN: &str = "activate";
+/// How often rules are read again that somebody changes meanwhile.
+const PATIENCE: u32 = 20;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A table of ours. Dropping an owned one removes it, since its socket closes.
@@ -85,14 +89,17 @@ impl Table {
 /// Removes a plain table that an earlier run left, where it is as we made it.
 pub fn remove_leftover(family: u8) -> io::Result<Removal> {
     let socket = Socket::open()?;
-    let mut rules = Vec::new();
-    read_rules(&mut |rule_family, rule| {
-        if rule_family == family && text_of(rule, NFTA_RULE_TABLE) == Some(TABLE.as_bytes()) {
-            let in_chain = text_of(rule, NFTA_RULE_CHAIN) == Some(CHAIN.as_bytes());
-            rules.push(in_chain && has_expression(rule, |name, _| name == b"ct", |_| false));
-        }
-        true
-    });
+    let rules = patiently(|| {
+        let mut rules = Vec::new();
+        read_rules(&mut |rule_family, rule| {
+            if rule_family == family && text_of(rule, NFTA_RULE_TABLE) == Some(TABLE.as_bytes()) {
+                let in_chain = text_of(rule, NFTA_RULE_CHAIN) == Some(CHAIN.as_bytes());
+                rules.push(in_chain && has_expression(rule, |name, _| name == b"ct", |_| false));
+            }
+            true
+        })?;
+        Ok(rules)
+    })?;
     match rules[..] {
         [] => Ok(Removal::NotThere),
         [true] => remove(&socket, family, TABLE),
@@ -106,18 +113,34 @@ pub fn remove_if(
     table: &str,
     is_ours: impl Fn(Attributes<'_>) -> bool,
 ) -> io::Result<Removal> {
-    let mut ours = true;
-    read_rules(&mut |rule_family, rule| {
-        let in_table =
-            rule_family == family && text_of(rule, NFTA_RULE_TABLE) == Some(table.as_bytes());
-        ours &= !in_table || is_ours(rule);
-        ours
-    });
+    let ours = patiently(|| {
+        let mut ours = true;
+        read_rules(&mut |rule_family, rule| {
+            let in_table =
+                rule_family == family && text_of(rule, NFTA_RULE_TABLE) == Some(table.as_bytes());
+            ours &= !in_table || is_ours(rule);
+            ours
+        })?;
+        Ok(ours)
+    })?;
     if ours {
         remove(&Socket::open()?, family, table)
     } else {
         Ok(Removal::NotOurs)
     }
+}
+
+/// Reads again where the rules changed while they were read.
+pub fn patiently<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..PATIENCE {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+    read()
 }
 
 /// Changes what is in a plain table.
@@ -132,46 +155,83 @@ pub fn change(
 }
 
 /// Reads all rules of nf_tables; `take` gets the family and the attributes of each, and says whether
-/// to go on. A kernel without nf_tables has none.
-pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
-    read_rules_of(&rules_request(1), take);
+/// to go on. An error where not all of them were read: then nothing may be concluded from what is not
+/// there.
+pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) -> io::Result<()> {
+    read_rules_of(&rules_request(1), take)
 }
 
 /// Whether nf_tables has a rule, whoever made it.
 pub fn any_rule() -> bool {
     let mut any = false;
-    read_rules(&mut |_, _| {
+    let _ = read_rules(&mut |_, _| {
         any = true;
         false
-    });
+    }); // a kernel without nf_tables has none
     any
 }
 
-/// Reads the rules that `request` asks for.
-pub fn read_rules_of(request: &Request, take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) {
-    let Ok(socket) = Socket::open() else { return };
-    if socket.send(request.bytes()).is_err() {
-        return;
+/// Reads the rules that `request` asks for. An error where not all of them were read, or not as they
+/// are at one time.
+pub fn read_rules_of(
+    request: &Request,
+    take: &mut dyn FnMut(u8, Attributes<'_>) -> bool,
+) -> io::Result<()> {
+    let whole = exchange(
+        request,
+        &mut Buffers::new(1, DUMP_DATAGRAM_LEN),
+        &mut |bytes| {
+            let messages = Messages::new(bytes).map_while(Result::ok);
+            let mut rules = messages.filter(|message| message.kind >> 8 == NFNL_SUBSYS_NFTABLES);
+            rules.all(|rule| match rule.netfilter() {
+                Ok((family, attributes)) => take(family, attributes),
+                Err(_) => true,
+            })
+        },
+    )?;
+    if whole {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::Interrupted.into())
     }
-    let mut batch = Buffers::new(1, 64 << 10);
+}
+
+/// One question and its answer, on a socket of its own, so that no answer meets another question.
+/// `take` gets each datagram of it, and says whether to go on; the rest goes with the socket. Says
+/// whether what was read is of one piece.
+pub fn exchange(
+    request: &Request,
+    buffers: &mut Buffers,
+    take: &mut dyn FnMut(&[u8]) -> bool,
+) -> io::Result<bool> {
+    let socket = Socket::open()?;
+    socket.send(request.bytes())?;
+    let mut of_one_piece = true;
     loop {
-        let readable = signal::wait([(socket.fd(), PollFlags::IN)], Some(ANSWER_TIMEOUT));
-        if !matches!(readable, Ok([true])) || socket.receive(&mut batch).is_err() {
-            return;
+        let readable = signal::wait([(socket.fd(), PollFlags::IN)], Some(ANSWER_TIMEOUT))?;
+        if readable == [false] {
+            return Err(io::ErrorKind::TimedOut.into());
         }
-        for message in batch
-            .datagrams()
-            .flat_map(|datagram| Messages::new(datagram.bytes))
-        {
-            let Ok(message) = message else { return };
-            if matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
-                return;
+        socket.receive(buffers)?;
+        for datagram in buffers.datagrams() {
+            if !take(datagram.bytes) {
+                return Ok(of_one_piece);
             }
-            let Ok((family, attributes)) = message.netfilter() else {
-                return;
-            };
-            if !take(family, attributes) {
-                return; // the rest of the dump goes with its socket
+            of_one_piece &= !datagram.truncated;
+            for message in Messages::new(datagram.bytes) {
+                let message = message.map_err(|_| io::ErrorKind::InvalidData)?;
+                of_one_piece &= message.flags & NLM_F_DUMP_INTR == 0;
+                match message.kind {
+                    NLMSG_DONE => return Ok(of_one_piece),
+                    NLMSG_ERROR => {
+                        let errno = message.errno().map_err(|_| io::ErrorKind::InvalidData)?;
+                        return match errno {
+                            0 => Ok(of_one_piece),
+                            errno => Err(io::Error::from_raw_os_error(errno)),
+                        };
+                    }
+                    _ => {}
+                }
             }
         }
     }

@@ -79,7 +79,8 @@ fn in_legacy(ipv6: bool) -> bool {
 
 /// Adds what nf_tables rules use.
 fn in_nftables(usage: &mut Usage) {
-    nft::read_rules(&mut |family, rule| {
+    // What cannot be read is taken for unused: then our own rule uses it, which changes nothing.
+    let _ = nft::read_rules(&mut |family, rule| {
         for (wanted, used) in [
             (NFPROTO_IPV4, &mut usage.ipv4),
             (NFPROTO_IPV6, &mut usage.ipv6),

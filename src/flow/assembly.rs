@@ -13,7 +13,7 @@
 //! of travel: by hook and priority, and the one that denied it last.
 
 use super::path::{StepId, Ways};
-use crate::event::{Hit, Station, Stream};
+use crate::event::{BEHIND_CONNTRACK, Hit, Station, Stream};
 use crate::limits::{OPEN_PACKETS, STEPS_OF_PACKET};
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::{
@@ -124,9 +124,6 @@ pub struct Assembly {
     pub lets_go: bool,
     ties: Ties,
 }
-
-/// The priority of our own chains behind conntrack.
-const BEHIND_CONNTRACK: i32 = -190;
 
 impl Assembly {
     /// Room for `OPEN_PACKETS`.

@@ -4,23 +4,22 @@
 use super::input::What;
 use super::intake::Intake;
 use super::trace_input::TraceInput;
+use crate::firewall::nft;
 use crate::firewall::nft_rule;
 use crate::firewall::rules::WantedSet;
 use crate::limits::{DUMP_DATAGRAM_LEN, READ_AGAIN_FACTOR};
-use crate::sys::netlink::{Batch, Socket};
-use crate::sys::{clock, signal};
+use crate::sys::clock;
+use crate::sys::netlink::Batch;
 use crate::wire::attr::be32_of;
 use crate::wire::kernel::*;
 use crate::wire::message::Messages;
 use crate::wire::nftables::{attribute_of, chains_request, generation_request, rules_request};
 use crate::wire::request::Request;
-use rustix::event::PollFlags;
 use std::io;
 use std::time::Duration;
 
 /// The ruleset may change while it is read; after so many attempts the last one must do.
 const ATTEMPTS: u32 = 4;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the ruleset, and again when it has changed, as long as that takes a small share of the time.
 #[derive(Debug)]
@@ -84,8 +83,9 @@ impl RulesetReader {
                     generation = generation.or(id);
                 }
             }
+            true
         };
-        exchange(&generation_request(1), &mut self.batch, take).ok()?;
+        nft::exchange(&generation_request(1), &mut self.batch, take).ok()?;
         generation
     }
 
@@ -93,41 +93,9 @@ impl RulesetReader {
     fn dump(&mut self, request: &Request, intake: &mut Intake<'_>) -> io::Result<bool> {
         let take = &mut |bytes: &[u8]| {
             intake.trace(TraceInput::Rules(bytes));
+            true
         };
-        exchange(request, &mut self.batch, take)
-    }
-}
-
-/// One question and its answer, on a socket of its own, so that no answer meets another question.
-fn exchange(request: &Request, batch: &mut Batch, take: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
-    let socket = Socket::open()?;
-    socket.send(request.bytes())?;
-    let mut of_one_piece = true;
-    loop {
-        let readable = signal::wait([(socket.fd(), PollFlags::IN)], Some(ANSWER_TIMEOUT))?;
-        if readable == [false] {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        socket.receive(batch)?;
-        for datagram in batch.datagrams() {
-            take(datagram.bytes);
-            of_one_piece &= !datagram.truncated;
-            for message in Messages::new(datagram.bytes) {
-                let message = message.map_err(|_| io::ErrorKind::InvalidData)?;
-                of_one_piece &= message.flags & NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    NLMSG_DONE => return Ok(of_one_piece),
-                    NLMSG_ERROR => {
-                        let errno = message.errno().map_err(|_| io::ErrorKind::InvalidData)?;
-                        return match errno {
-                            0 => Ok(of_one_piece),
-                            errno => Err(io::Error::from_raw_os_error(errno)),
-                        };
-                    }
-                    _ => {}
-                }
-            }
-        }
+        nft::exchange(request, &mut self.batch, take)
     }
 }
 

@@ -26,6 +26,7 @@
 //! ```
 
 use super::Wishes;
+use crate::event::BEHIND_CONNTRACK;
 use crate::limits::{TRACE_KEY_MEMORY_SHARE, TRACE_KEY_TIMEOUT_MS, TRACE_KEYS_MAX, TRACE_KEYS_MIN};
 use crate::sys::machine;
 use crate::wire::attr::Attributes;
@@ -41,7 +42,6 @@ use crate::wire::request::Request;
 /// The chains that packets enter by. Behind conntrack (-200), before anything that a firewall does:
 const PRE: &str = "pre";
 const OUT: &str = "out";
-const BEHIND_CONNTRACK: i32 = -190;
 /// and, for everything, before the chains at the priority of raw (-300) too.
 const RAW_PRE: &str = "raw_pre";
 const RAW_OUT: &str = "raw_out";
