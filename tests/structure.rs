@@ -75,6 +75,7 @@ fn allowed(room: &str) -> Option<&'static [&'static str]> {
         "report" => &["flow", "event", "wire", "counters", "limits"],
         "sys" => &["limits"],
         "firewall" => &["sys", "wire", "event", "flow", "error", "limits"],
+        "owner" => &["sys", "wire", "error", "limits"],
         "cli" => &["error", "firewall", "flow", "limits", "report", "wire"],
         _ => return None,
     })

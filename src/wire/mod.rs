@@ -23,6 +23,7 @@ pub mod nflog_config;
 pub mod nftables;
 pub mod nftrace;
 pub mod packet;
+pub mod probe;
 pub mod request;
 pub mod socket_filter;
 pub mod xtables;
