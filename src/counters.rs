@@ -65,6 +65,17 @@ pub struct Counters {
     pub unresolved: u64,
     /// Traced packets of no flow that the report has.
     pub unjoined: u64,
+
+    /// Records of probes that were read.
+    pub owner_records: u64,
+    /// Records that found no room in the probes' buffer.
+    pub owner_lost: u64,
+    /// Records that could not be read.
+    pub owner_flaws: u64,
+    /// Processes that found no room.
+    pub owners_refused: u64,
+    /// Flows whose process was not asked for, for want of room.
+    pub unasked: u64,
 }
 
 impl Counters {
@@ -93,6 +104,9 @@ impl Counters {
             self.shortened,
             self.ways_refused,
             self.unresolved,
+            self.owner_lost,
+            self.owner_flaws,
+            self.owners_refused,
         ]
         .iter()
         .all(|count| *count == 0)

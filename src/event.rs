@@ -2,8 +2,9 @@
 
 pub mod step;
 
-use crate::wire::conntrack::Entry;
+use crate::wire::conntrack::{Entry, Tuple};
 use crate::wire::packet::Head;
+pub use crate::wire::probe::{Moment, Source};
 
 /// Which dump an entry comes from; they differ in what an unknown entry means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Event {
     pub netns: Option<i32>,
     /// When: the kernel's time where it gave one, else when it was read; nanoseconds since 1970.
     pub at_ns: u64,
+    /// Whether that is the kernel's time.
+    pub is_kernel_time: bool,
     /// The entry.
     pub entry: Entry,
 }
@@ -86,4 +89,39 @@ pub struct Hit {
     pub step: Option<u32>,
     /// Whether the packet goes no further.
     pub denies: bool,
+}
+
+/// How sure it is that a process is the one at the end of a flow; more is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Only the user is known.
+    User,
+    /// It made the listening socket, or shares the socket with others.
+    Inherited,
+    /// It is.
+    Process,
+}
+
+/// How a process came to be known as an end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Who said so.
+    pub source: Source,
+    /// What the process did.
+    pub moment: Moment,
+    /// How sure that is.
+    pub rank: Rank,
+}
+
+/// A process uses a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// When, nanoseconds since 1970.
+    pub at_ns: u64,
+    /// The socket's ends as the process sends; all zero is any.
+    pub ends: Tuple,
+    /// The process's number in the dictionary of owners.
+    pub owner: u32,
+    /// How that is known.
+    pub evidence: Evidence,
 }

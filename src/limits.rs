@@ -18,6 +18,28 @@ pub const BYTES_PER_FLOW: usize = 160;
 /// What it costs more with `-t`.
 pub const BYTES_PER_TRACED_FLOW: usize = 20;
 
+/// What it costs more with `-b`.
+pub const BYTES_PER_OWNED_FLOW: usize = 16;
+
+/// Processes that are known at a time; those of flows that left the table make room.
+pub const OWNERS_MAX: usize = 1 << 16;
+
+/// Bytes of what is kept of them: five hundred each.
+pub const OWNER_TEXTS_LEN_MAX: usize = 32 << 20;
+
+/// Processes that are told of before they are told anew.
+pub const PROCESSES_TOLD_MAX: usize = 1 << 14;
+
+/// Sockets older than the start that are known by their cookie.
+pub const COOKIES_MAX: usize = 1 << 16;
+
+/// Claims of processes that wait for their flow: it comes within milliseconds, over another socket;
+/// one that the firewall drops within a few tenths of a second, or never. 1 MiB.
+pub const CLAIMS_KEPT: usize = 1 << 14;
+
+/// Flows whose process nobody named yet, that are asked for.
+pub const WANTED_MAX: usize = 1 << 12;
+
 /// Receive buffer to ask for. One queued event is charged 1,280 bytes and the kernel doubles what
 /// is asked for, so this holds about 100,000 events.
 pub const RECEIVE_BUFFER: u32 = 64 << 20;

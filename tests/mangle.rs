@@ -118,7 +118,14 @@ fn render(pipeline: &Pipeline<'_>) {
     };
     for format in [Format::Text, Format::Json] {
         let mut out = Vec::new();
-        report::write(&pipeline.table, &pipeline.ways, &summary, format, &mut out).unwrap();
+        report::write(
+            &pipeline.table,
+            pipeline.books(),
+            &summary,
+            format,
+            &mut out,
+        )
+        .unwrap();
         assert!(
             String::from_utf8(out)
                 .unwrap()

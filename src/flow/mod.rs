@@ -1,12 +1,16 @@
 //! The flow table: which flows there are, under fixed memory.
 
 pub mod assembly;
+mod claims;
 pub mod entry;
 pub mod filter;
 mod index;
 pub mod key;
 #[cfg(test)]
 mod model_tests;
+pub mod notes;
+pub mod owned;
+pub mod owner;
 pub mod path;
 mod reclaim;
 #[cfg(test)]

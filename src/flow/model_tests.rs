@@ -113,6 +113,7 @@ impl Kernel {
             kind,
             netns: None,
             at_ns: self.now_ns,
+            is_kernel_time: false,
             entry,
         }
     }
@@ -123,13 +124,13 @@ impl Kernel {
 struct Told(HashMap<&'static str, u64>);
 
 impl Observer for Told {
-    fn changed(&mut self, change: Change, _: &Flow, _: super::traced::Traced) {
+    fn changed(&mut self, change: Change, _: &Flow, _: super::notes::Notes) {
         let name = match change {
             Change::Started => "started",
             Change::Existing => "existing",
             Change::Ended => "ended",
             Change::Gone => "gone",
-            Change::Traced => "traced",
+            Change::Owned | Change::Traced => "traced",
         };
         *self.0.entry(name).or_default() += 1;
     }

@@ -102,6 +102,7 @@ impl Table {
                 self.leave_index(group[0]);
                 let in_this_dump = self.flows[group[0] as usize].dump_parity() == self.dump_parity;
                 self.flows[group[0] as usize].fold(in_this_dump);
+                self.forget_owned(group[0]);
                 self.enter_index(group[0]);
                 self.folded_count += 1;
                 counters.folded += 1;

@@ -31,6 +31,7 @@ fn apply(table: &mut Table, counters: &mut Counters, kind: Kind, at_ns: u64, id:
             kind,
             netns: None,
             at_ns,
+            is_kernel_time: false,
             entry: entry(id),
         },
         counters,

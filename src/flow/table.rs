@@ -17,6 +17,8 @@
 use super::entry::{Flow, Life};
 use super::index::Index;
 use super::key::{Hasher, Key, Side};
+use super::notes::Notes;
+use super::owned::Ownership;
 use super::traced::Traced;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
@@ -36,16 +38,18 @@ pub enum Change {
     Gone,
     /// The way of its packets became known, or it was seen in a trace only.
     Traced,
+    /// The process at an end of it became known.
+    Owned,
 }
 
 /// Is told of changes as they happen, also of flows that the table has no room for.
 pub trait Observer {
     /// Called after the change was made.
-    fn changed(&mut self, change: Change, flow: &Flow, traced: Traced);
+    fn changed(&mut self, change: Change, flow: &Flow, notes: Notes);
 }
 
 impl Observer for () {
-    fn changed(&mut self, _: Change, _: &Flow, _: Traced) {}
+    fn changed(&mut self, _: Change, _: &Flow, _: Notes) {}
 }
 
 /// What the index knows of the flow that an event is about.
@@ -82,6 +86,9 @@ pub struct Table {
     pub(super) unconfirmed_count: u32,
     /// Conntrack zones that flows were seen in, as far as they are kept.
     pub(super) zones: [u16; ZONES_KEPT],
+    /// What attribution knows; nothing where it is off.
+    pub(super) ownership: Option<Ownership>,
+    pub(super) hasher: Hasher,
 }
 
 /// A firewall with zones has few of them.
@@ -94,9 +101,10 @@ impl Table {
             (1..=CAPACITY_MAX).contains(&capacity),
             "the command line has checked the capacity"
         );
+        let hasher = Hasher::new(seed);
         Table {
             flows: Vec::with_capacity(capacity as usize),
-            index: Index::new(capacity as usize * SLOTS_PER_FLOW, Hasher::new(seed)),
+            index: Index::new(capacity as usize * SLOTS_PER_FLOW, hasher),
             ended: VecDeque::with_capacity(capacity as usize),
             capacity,
             used_count: 0,
@@ -108,6 +116,8 @@ impl Table {
             traced: None,
             unconfirmed_count: 0,
             zones: [0; ZONES_KEPT],
+            ownership: None,
+            hasher,
         }
     }
 
@@ -258,7 +268,7 @@ impl Table {
 
     fn candidate(&mut self, event: &Event) -> Flow {
         let candidate = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
-        if self.traced.is_some() && event.netns.is_none() {
+        if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
             self.note_zone(event.entry.zone.id);
         }
         candidate
@@ -272,8 +282,16 @@ impl Table {
         }
     }
 
-    fn tell(&self, change: Change, place: u32, observer: &mut impl Observer) {
-        observer.changed(change, &self.flows[place as usize], self.traced(place));
+    pub(super) fn tell(&self, change: Change, place: u32, observer: &mut impl Observer) {
+        observer.changed(change, &self.flows[place as usize], self.notes(place));
+    }
+
+    /// What other sources than conntrack know of the flow at a place.
+    pub fn notes(&self, place: u32) -> Notes {
+        Notes {
+            traced: self.traced(place),
+            owned: self.owned(place),
+        }
     }
 
     /// What the index has under the keys of an event's entry.
@@ -321,24 +339,24 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let traced = self.adopt(&candidate);
-        if self.join_folded(&candidate, traced, event, counters) {
-            observer.changed(change, &candidate, traced);
+        let notes = self.adopt(&candidate, event.is_kernel_time);
+        if self.join_folded(&candidate, notes.traced, event, counters) {
+            observer.changed(change, &candidate, notes);
             return;
         }
         self.supersede(&candidate, observer);
         if self.used_count == self.capacity && !self.make_room(counters) {
             refuse(event.kind, counters);
-            observer.changed(change, &candidate, traced);
+            observer.changed(change, &candidate, notes);
             return;
         }
         // Making room may have folded the very flows that this one belongs to.
-        if self.join_folded(&candidate, traced, event, counters) {
-            observer.changed(change, &candidate, traced);
+        if self.join_folded(&candidate, notes.traced, event, counters) {
+            observer.changed(change, &candidate, notes);
             return;
         }
         candidate.set_dump_parity(self.dump_parity);
-        let place = self.take_place(candidate, traced);
+        let place = self.take_place(candidate, notes);
         self.enter_index(place);
         self.tell(change, place, observer);
     }
@@ -351,10 +369,10 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let traced = self.adopt(&candidate);
-        observer.changed(Change::Started, &candidate, traced);
+        let notes = self.adopt(&candidate, event.is_kernel_time);
+        observer.changed(Change::Started, &candidate, notes);
         if self.used_count < self.capacity || self.make_room(counters) {
-            self.take_place(candidate, traced);
+            self.take_place(candidate, notes);
         } else {
             refuse(event.kind, counters);
         }
@@ -400,7 +418,7 @@ impl Table {
         flow.end(at_ns);
     }
 
-    pub(super) fn take_place(&mut self, flow: Flow, traced: Traced) -> u32 {
+    pub(super) fn take_place(&mut self, flow: Flow, notes: Notes) -> u32 {
         self.used_count += 1;
         let place = self.free;
         let place = if place == NO_PLACE {
@@ -417,8 +435,9 @@ impl Table {
         }
         if let Some(kept) = &mut self.traced {
             kept.resize(self.flows.len(), Traced::default());
-            kept[place as usize] = traced;
+            kept[place as usize] = notes.traced;
         }
+        self.note_owned(place, notes.owned);
         place
     }
 

@@ -11,6 +11,7 @@
 use super::assembly::Packet;
 use super::entry::{Flow, Life};
 use super::key::{Key, Side};
+use super::notes::Notes;
 use super::path::{PathId, StepId};
 use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
@@ -90,8 +91,7 @@ impl Table {
                     traced.paths = [0, 0];
                 }
                 if traced.take(packet, side) {
-                    let traced = *traced;
-                    observer.changed(Change::Traced, &self.flows[place as usize], traced);
+                    self.tell(Change::Traced, place, observer);
                 }
             }
             // It passed, so its own flow was one: over since, or one that lost a race to be confirmed.
@@ -250,15 +250,21 @@ impl Table {
         }
         let mut traced = Traced::default();
         traced.take(packet, Side::Original);
-        let place = self.take_place(flow, traced);
+        let owned = self.claimed(&flow, false);
+        let place = self.take_place(flow, Notes { traced, owned });
         self.enter_index(place);
         self.unconfirmed_count += 1;
-        observer.changed(Change::Traced, &self.flows[place as usize], traced);
+        self.tell(Change::Traced, place, observer);
     }
 
     /// Conntrack has confirmed this flow: an unconfirmed one with its tuple that was not denied was
-    /// its beginning, and goes; what is known of its way stays.
-    pub(super) fn adopt(&mut self, candidate: &Flow) -> Traced {
+    /// its beginning, and goes; what is known of it stays.
+    pub(super) fn adopt(&mut self, candidate: &Flow, is_kernel_time: bool) -> Notes {
+        let claimed = self.claimed(candidate, is_kernel_time);
+        let fresh = Notes {
+            traced: Traced::default(),
+            owned: claimed,
+        };
         let key = Key {
             zone: 0,
             unconfirmed: true,
@@ -268,17 +274,20 @@ impl Table {
             .then(|| self.find(&key))
             .flatten();
         let Some((place, _)) = found else {
-            return Traced::default();
+            return fresh;
         };
-        let traced = self.traced(place);
+        let notes = self.notes(place);
         let id = self.flow(place).unconfirmed_id();
-        if traced.guilty[0] != 0 || id.is_some_and(|id| candidate.id() != Some(id)) {
-            return Traced::default();
+        if notes.traced.guilty[0] != 0 || id.is_some_and(|id| candidate.id() != Some(id)) {
+            return fresh;
         }
         self.leave_index(place);
         self.ended.retain(|ended| *ended != place);
         self.free_place(place);
-        traced
+        Notes {
+            owned: claimed.or(notes.owned),
+            ..notes
+        }
     }
 }
 

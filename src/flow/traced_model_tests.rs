@@ -7,7 +7,6 @@ use super::entry::{Flow, Life};
 use super::key::Side;
 use super::model_tests::{Random, check};
 use super::table::{Change, Observer, Table};
-use super::traced::Traced;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::wire::conntrack::{Entry, Tuple, Zone};
@@ -128,6 +127,7 @@ impl Firewall {
             kind,
             netns: None,
             at_ns: self.now_ns,
+            is_kernel_time: false,
             entry,
         }
     }
@@ -181,7 +181,7 @@ impl Firewall {
 struct NoneGone;
 
 impl Observer for NoneGone {
-    fn changed(&mut self, change: Change, _: &Flow, _: Traced) {
+    fn changed(&mut self, change: Change, _: &Flow, _: super::notes::Notes) {
         assert_ne!(change, Change::Gone);
     }
 }

@@ -14,10 +14,9 @@ mod tests;
 pub use lines::write;
 pub use read::{DeniedFlow, Identity, Line, Unusable};
 
-use super::{Shown, order, way};
+use super::{Books, Shown, order, way};
 use crate::flow::entry::Flow;
 use crate::flow::key::Side;
-use crate::flow::path::Ways;
 use crate::flow::table::Table;
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::IPPROTO_GRE;
@@ -206,19 +205,21 @@ pub struct Blame {
 
 impl Blame {
     /// What is to blame for the flows of a table.
-    pub fn of_table(table: &Table, ways: &Ways) -> Blame {
+    pub fn of_table(table: &Table, books: Books<'_>) -> Blame {
         let mut blame = Blame::default();
         let mut steps = HashMap::new(); // there are few steps, and each has much text
         // In the order of the report, so that a report read back says the same.
         for (place, _) in order::flows(table) {
-            let (flow, traced) = (table.flow(place), table.traced(place));
-            let Some(id) = traced.blamed() else { continue };
+            let (flow, notes) = (table.flow(place), table.notes(place));
+            let Some(id) = notes.traced.blamed() else {
+                continue;
+            };
             let found = *steps.entry(id).or_insert_with(|| {
-                let (rule, place) = guilty(&Shown { flow, traced, ways })?;
+                let (rule, place) = guilty(&Shown { flow, notes, books })?;
                 Some((blame.find(&rule, place), place))
             });
             let Some((at, place)) = found else { continue };
-            blame.guilts[at].note(place, &Denied::of_flow(flow, traced.attempts));
+            blame.guilts[at].note(place, &Denied::of_flow(flow, notes.traced.attempts));
         }
         blame
     }

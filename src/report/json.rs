@@ -5,7 +5,7 @@ use super::Shown;
 use super::number::{address, decimal};
 use super::summary::{Summary, Tracing};
 use super::time::rfc3339;
-use super::way;
+use super::{owner, way};
 use crate::counters::Counters;
 use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
@@ -83,6 +83,7 @@ pub fn flow(out: &mut Vec<u8>, shown: &Shown<'_>, change: Option<Change>) {
         }
         life(object, flow);
         way::fields(object, shown);
+        owner::fields(object, shown);
     });
 }
 
@@ -171,6 +172,7 @@ fn change_name(change: Change) -> &'static str {
         Change::Ended => "end",
         Change::Gone => "gone",
         Change::Traced => "traced",
+        Change::Owned => "owned",
     }
 }
 

@@ -6,15 +6,17 @@ pub mod json;
 pub mod json_value;
 mod number;
 pub mod order;
+mod owner;
 pub mod summary;
 pub mod text;
 mod time;
 mod way;
 
 use crate::flow::entry::Flow;
+use crate::flow::notes::Notes;
+use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::{Change, Table};
-use crate::flow::traced::Traced;
 use std::io::{self, Write};
 use summary::Summary;
 
@@ -27,15 +29,24 @@ pub enum Format {
     Json,
 }
 
-/// A flow with what tracing knows of it.
+/// A flow with what else is known of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     /// The flow.
     pub flow: &'a Flow,
-    /// Its paths, by number.
-    pub traced: Traced,
+    /// Its paths and its owners, by number.
+    pub notes: Notes,
     /// What the numbers stand for.
+    pub books: Books<'a>,
+}
+
+/// What the numbers in notes stand for.
+#[derive(Clone, Copy, Debug)]
+pub struct Books<'a> {
+    /// Steps and paths.
     pub ways: &'a Ways,
+    /// Processes.
+    pub owners: &'a Owners,
 }
 
 /// Bytes gathered before they are handed on.
@@ -44,7 +55,7 @@ const BLOCK_LEN: usize = 64 << 10;
 /// Writes the whole report.
 pub fn write(
     table: &Table,
-    ways: &Ways,
+    books: Books<'_>,
     summary: &Summary<'_>,
     format: Format,
     out: &mut impl Write,
@@ -52,8 +63,8 @@ pub fn write(
     let mut block = Vec::with_capacity(BLOCK_LEN + 4096);
     let shown = |place| Shown {
         flow: table.flow(place),
-        traced: table.traced(place),
-        ways,
+        notes: table.notes(place),
+        books,
     };
     match format {
         Format::Text => {

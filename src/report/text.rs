@@ -2,9 +2,10 @@
 
 use super::number::{address, decimal, padded};
 use super::order::{Section, compare};
-use super::{Shown, way};
+use super::{Shown, owner, way};
 use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
+use crate::flow::owner::OwnerId;
 use crate::flow::path::PathId;
 use crate::flow::table::Change;
 use crate::wire::conntrack::Tuple;
@@ -17,8 +18,8 @@ const INDEX_WIDTH: usize = 12;
 #[derive(Debug)]
 pub struct Lines {
     next_index: Box<[u32]>,
-    /// The line before, and the path under it.
-    last: Option<(Flow, Side, PathId)>,
+    /// The line before, the path under it, and the process in it.
+    last: Option<(Flow, Side, PathId, OwnerId)>,
 }
 
 impl Default for Lines {
@@ -34,9 +35,12 @@ impl Lines {
     /// Appends one line of a sorted report.
     pub fn report(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
-        let path = shown.traced.paths[side as usize];
-        let is_last = |(last, last_side, last_path)| {
-            compare(&last, last_side, flow, side).is_eq() && (path == 0 || path == last_path)
+        let path = shown.notes.traced.paths[side as usize];
+        let process = owner::number(shown, side);
+        let is_last = |(last, last_side, last_path, last_process)| {
+            compare(&last, last_side, flow, side).is_eq()
+                && (path == 0 || path == last_path)
+                && (process == 0 || process == last_process)
         };
         // Folded entries that differ in their zone only read alike, but for their counts; and so do
         // flows that were denied.
@@ -44,7 +48,7 @@ impl Lines {
         if !counts && self.last.is_some_and(is_last) {
             return;
         }
-        self.last = (!counts).then_some((*flow, side, path));
+        self.last = (!counts).then_some((*flow, side, path, process));
         self.line(out, shown, side);
         way::lines(out, shown, side);
     }
@@ -56,6 +60,7 @@ impl Lines {
             Change::Existing => b"OLD ",
             Change::Ended | Change::Gone => b"END ",
             Change::Traced => b"WAY ",
+            Change::Owned => b"OWN ",
         });
         self.line(out, shown, Side::Original);
         if change == Change::Traced {
@@ -75,7 +80,7 @@ impl Lines {
         if tuple.is_icmp() {
             icmp_ends(out, &tuple);
         } else {
-            ends(out, flow, side, &tuple);
+            ends(out, shown, side, &tuple);
         }
         if flow.is_folded() {
             out.extend_from_slice(b" (flows=");
@@ -128,7 +133,8 @@ fn icmp_ends(out: &mut Vec<u8>, tuple: &Tuple) {
     out.push(b')');
 }
 
-fn ends(out: &mut Vec<u8>, flow: &Flow, side: Side, tuple: &Tuple) {
+fn ends(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side, tuple: &Tuple) {
+    let flow = shown.flow;
     let folded_source = flow.is_folded() && side == Side::Original;
     let folded_destination = flow.is_folded() && side == Side::Reply;
     out.extend_from_slice(b"src = ");
@@ -137,7 +143,7 @@ fn ends(out: &mut Vec<u8>, flow: &Flow, side: Side, tuple: &Tuple) {
     out.extend_from_slice(b" to dst = ");
     address(out, tuple, &tuple.dst);
     port(out, tuple, tuple.dport, folded_destination);
-    out.extend_from_slice(b" (-)");
+    owner::suffix(out, shown, side);
 }
 
 fn port(out: &mut Vec<u8>, tuple: &Tuple, port: u16, folded: bool) {
@@ -158,12 +164,15 @@ mod tests {
     use super::*;
     use crate::event::step::{Firewall, Step, StepKind, Verdict};
     use crate::flow::entry::Flow;
+    use crate::flow::notes::Notes;
+    use crate::flow::owner::Owners;
     use crate::flow::path::Ways;
     use crate::flow::traced::Traced;
+    use crate::report::Books;
 
     #[test]
     fn equal_lines_are_printed_once_and_every_way_that_differs() {
-        let mut ways = Ways::default();
+        let (mut ways, owners) = (Ways::default(), Owners::default());
         let mut path = |chain: &str| {
             let step = ways.step_id(Step {
                 firewall: Firewall::Nft,
@@ -188,8 +197,14 @@ mod tests {
             };
             let shown = Shown {
                 flow: &Flow::default(),
-                traced,
-                ways: &ways,
+                notes: Notes {
+                    traced,
+                    ..Notes::default()
+                },
+                books: Books {
+                    ways: &ways,
+                    owners: &owners,
+                },
             };
             lines.report(&mut out, &shown, Side::Original);
         }

@@ -21,7 +21,11 @@ pub struct Decision<'a> {
 
 /// What the rules decided over a flow, where a trace has told of it.
 pub fn decision<'a>(shown: &Shown<'a>) -> Option<Decision<'a>> {
-    let blame = shown.traced.blamed().and_then(|id| shown.ways.step(id));
+    let blame = shown
+        .notes
+        .traced
+        .blamed()
+        .and_then(|id| shown.books.ways.step(id));
     if let Some(step) = blame {
         return Some(Decision {
             verdict: denial(step),
@@ -29,11 +33,11 @@ pub fn decision<'a>(shown: &Shown<'a>) -> Option<Decision<'a>> {
             blame,
         });
     }
-    if shown.traced.paths[0] == 0 {
+    if shown.notes.traced.paths[0] == 0 {
         return None;
     }
     let verdict = if shown.flow.life() == Life::Unconfirmed {
-        let last = shown.ways.path(shown.traced.paths[0]).last()?;
+        let last = shown.books.ways.path(shown.notes.traced.paths[0]).last()?;
         last.verdict.as_ref()?.name()
     } else {
         "accept"
@@ -73,13 +77,17 @@ pub fn suffix(out: &mut Vec<u8>, shown: &Shown<'_>) {
             .as_bytes(),
     );
     out.extend_from_slice(b", attempts=");
-    decimal(out, u64::from(shown.traced.attempts));
+    decimal(out, u64::from(shown.notes.traced.attempts));
     out.push(b')');
 }
 
 /// Appends one line for each step of a direction, in the order of travel.
 pub fn lines(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
-    for step in shown.ways.path(shown.traced.paths[side as usize]) {
+    for step in shown
+        .books
+        .ways
+        .path(shown.notes.traced.paths[side as usize])
+    {
         out.extend_from_slice(b"\t\t\t\ttable: ");
         escaped(out, &step.table);
         out.extend_from_slice(b", chain: ");
@@ -132,12 +140,12 @@ fn rule(out: &mut Vec<u8>, step: &Step) {
 
 /// Adds the fields that tracing knows.
 pub fn fields(object: &mut Object<'_>, shown: &Shown<'_>) {
-    let paths = shown.traced.paths;
+    let paths = shown.notes.traced.paths;
     if paths != [0, 0] {
         object.object("path", |path| {
             for (name, id) in [("original", paths[0]), ("reply", paths[1])] {
                 if id != 0 {
-                    path.array(name, shown.ways.path(id), |out, step| {
+                    path.array(name, shown.books.ways.path(id), |out, step| {
                         Object::braced(out, |object| step_fields(object, step, true));
                     });
                 }
@@ -153,8 +161,8 @@ pub fn fields(object: &mut Object<'_>, shown: &Shown<'_>) {
             object.object("blame", |object| step_fields(object, step, false));
         }
     }
-    if shown.traced.attempts > 0 {
-        object.number("attempts", u64::from(shown.traced.attempts));
+    if shown.notes.traced.attempts > 0 {
+        object.number("attempts", u64::from(shown.notes.traced.attempts));
     }
 }
 

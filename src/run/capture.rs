@@ -450,7 +450,7 @@ impl<'a> Session<'a> {
 
     fn report(self, destination: &Destination) -> Result<u8> {
         let Intake {
-            pipeline,
+            mut pipeline,
             recorder,
             record_error,
         } = self.intake;
@@ -469,10 +469,11 @@ impl<'a> Session<'a> {
                 .as_ref()
                 .map(|trace| tracing(&trace.instrument, self.options, &pipeline)),
         };
+        let follow = pipeline.follow.take();
         write_report(
             &pipeline.table,
-            &pipeline.ways,
-            pipeline.follow,
+            pipeline.books(),
+            follow,
             &summary,
             self.options,
             destination,

@@ -4,17 +4,16 @@ use super::follow::Follow;
 use super::output::Destination;
 use crate::cli::Options;
 use crate::error::{Error, Result};
-use crate::flow::path::Ways;
 use crate::flow::table::Table;
-use crate::report;
 use crate::report::blame::{self, Blame};
 use crate::report::summary::Summary;
+use crate::report::{self, Books};
 use crate::sys::signal::Signals;
 
 /// Writes the report, or the end of one that was followed.
 pub(super) fn write_report(
     table: &Table,
-    ways: &Ways,
+    books: Books<'_>,
     follow: Option<Follow<'_>>,
     summary: &Summary<'_>,
     options: &Options,
@@ -26,10 +25,10 @@ pub(super) fn write_report(
         None => {
             let mut sink = destination.sink(signals)?;
             let written = if options.blame {
-                let blame = Blame::of_table(table, ways);
+                let blame = Blame::of_table(table, books);
                 blame::write(&blame, Some(summary), options.format, &mut sink)
             } else {
-                report::write(table, ways, summary, options.format, &mut sink)
+                report::write(table, books, summary, options.format, &mut sink)
             };
             written.and_then(|()| sink.finish())
         }

@@ -2,12 +2,11 @@
 
 use super::output::Sink;
 use crate::flow::entry::Flow;
-use crate::flow::path::Ways;
+use crate::flow::notes::Notes;
 use crate::flow::table::{Change, Observer};
-use crate::flow::traced::Traced;
 use crate::limits::FOLLOW_BUFFER_LEN;
 use crate::report::text::Lines;
-use crate::report::{self, Format, Shown, summary::Summary};
+use crate::report::{self, Books, Format, Shown, summary::Summary};
 use std::io::{self, Write};
 
 /// Gathers lines and hands them on after each batch, or when the buffer is full.
@@ -51,25 +50,25 @@ impl<'a> Follow<'a> {
     }
 }
 
-/// Who is told of changes: whoever follows, with the dictionary that the paths are in.
+/// Who is told of changes: whoever follows, with the dictionaries of paths and processes.
 #[derive(Debug)]
 pub struct Watching<'w, 'f> {
     /// Where changes are written, if anywhere.
     pub follow: &'w mut Option<Follow<'f>>,
-    /// What the numbers of paths stand for.
-    pub ways: &'w Ways,
+    /// What the numbers stand for.
+    pub books: Books<'w>,
 }
 
 impl Observer for Watching<'_, '_> {
-    fn changed(&mut self, change: Change, flow: &Flow, traced: Traced) {
+    fn changed(&mut self, change: Change, flow: &Flow, notes: Notes) {
         let Some(follow) = self.follow else { return };
         if follow.failed.is_some() {
             return;
         }
         let shown = Shown {
             flow,
-            traced,
-            ways: self.ways,
+            notes,
+            books: self.books,
         };
         report::write_change(
             &mut follow.lines,

@@ -1,6 +1,7 @@
 //! What comes in from outside, whether from the kernel or from a recording: the pipeline sees no
 //! difference, so a replay is the same run.
 
+use super::owner_input::OwnerInput;
 use super::trace_input::TraceInput;
 use crate::event::DumpPass;
 
@@ -46,6 +47,8 @@ pub enum What<'a> {
     LostUnknown,
     /// What tracing brings in.
     Trace(TraceInput<'a>),
+    /// What attribution brings in.
+    Owner(OwnerInput<'a>),
     /// The capture ended.
     Finished,
 }

@@ -1,5 +1,6 @@
 //! The commands: what opens things, waits, and puts the other rooms together.
 
+pub mod attributor;
 pub mod blame;
 pub mod capture;
 mod dump;
@@ -10,6 +11,7 @@ mod intake;
 mod legacy_reader;
 pub mod log;
 pub mod output;
+pub mod owner_input;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;

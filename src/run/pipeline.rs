@@ -1,16 +1,20 @@
 //! The one way of the data: datagram, messages, entry, filter, event, table.
 
+use super::attributor::Attributor;
 use super::follow::{Follow, Watching};
 use super::input::{Input, What};
 use super::log;
+use super::owner_input::OwnerInput;
 use super::trace_input::TraceInput;
 use super::tracer::Tracer;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::flow::filter::Filter;
+use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::Table;
-use crate::wire::conntrack::{Entry, Rejected};
+use crate::report::Books;
+use crate::wire::conntrack::{Entry, Rejected, Tuple};
 use crate::wire::kernel::*;
 use crate::wire::message::{Message, Messages};
 
@@ -39,8 +43,12 @@ pub struct Pipeline<'a> {
     pub follow: Option<Follow<'a>>,
     /// The steps and paths that traces have told of.
     pub ways: Ways,
+    /// The processes that flows belong to.
+    pub owners: Owners,
     /// Takes traces, where tracing is on.
     pub tracer: Option<Tracer>,
+    /// Takes what probes say, where attribution is on.
+    pub attributor: Option<Attributor>,
     /// Whether flows that conntrack never confirmed are kept.
     pub everything: bool,
     filter: Filter,
@@ -57,7 +65,9 @@ impl<'a> Pipeline<'a> {
             counters: Counters::default(),
             follow,
             ways: Ways::default(),
+            owners: Owners::default(),
             tracer: None,
+            attributor: None,
             everything: false,
             filter,
             pass: DumpPass::Initial,
@@ -81,18 +91,38 @@ impl<'a> Pipeline<'a> {
             }
             What::DumpEnded => {
                 self.counters.dumps += 1;
-                let (follow, ways) = (&mut self.follow, &self.ways);
-                let mut watching = Watching { follow, ways };
-                self.table.finish_dump(&mut self.counters, &mut watching);
+                let (table, counters, mut watching) = self.parts();
+                table.finish_dump(counters, &mut watching);
             }
             What::CaughtUp => self.table.caught_up(),
             What::DumpFailed => self.counters.dumps_failed += 1,
             What::LostTotal(total) => self.counters.lost = total,
             What::LostUnknown => self.counters.lost_unknown += 1,
             What::Trace(trace) => self.trace(&trace, input.at_ns),
+            What::Owner(owner) => self.owner(&owner),
             What::Finished => {}
         }
         DumpProgress::Going
+    }
+
+    /// What the numbers in the table stand for.
+    pub fn books(&self) -> Books<'_> {
+        Books {
+            ways: &self.ways,
+            owners: &self.owners,
+        }
+    }
+
+    /// What changes, what counts, and who is told.
+    fn parts(&mut self) -> (&mut Table, &mut Counters, Watching<'_, 'a>) {
+        let watching = Watching {
+            follow: &mut self.follow,
+            books: Books {
+                ways: &self.ways,
+                owners: &self.owners,
+            },
+        };
+        (&mut self.table, &mut self.counters, watching)
     }
 
     fn events(&mut self, bytes: &[u8], truncated: bool, netns: Option<i32>, at_ns: u64) {
@@ -169,11 +199,11 @@ impl<'a> Pipeline<'a> {
             kind,
             netns,
             at_ns: kernel_time.unwrap_or(at_ns),
+            is_kernel_time: kernel_time.is_some(),
             entry,
         };
-        let (follow, ways) = (&mut self.follow, &self.ways);
-        let mut watching = Watching { follow, ways };
-        self.table.apply(&event, &mut self.counters, &mut watching);
+        let (table, counters, mut watching) = self.parts();
+        table.apply(&event, counters, &mut watching);
     }
 
     /// Why packets were not traced from some moment on, if so.
@@ -197,13 +227,17 @@ impl<'a> Pipeline<'a> {
         let taken = tracer.take(input, at_ns, &mut self.ways, &mut self.counters);
         for packet in tracer.closed.drain(..) {
             self.counters.traced += 1;
-            let (follow, ways) = (&mut self.follow, &self.ways);
+            let (ways, owners) = (&self.ways, &self.owners);
+            let mut watching = Watching {
+                follow: &mut self.follow,
+                books: Books { ways, owners },
+            };
             let (everything, filter) = (self.everything, &self.filter);
             self.table.apply_packet(
                 &packet,
                 |entry| everything && filter.admits(entry),
                 &mut self.counters,
-                &mut Watching { follow, ways },
+                &mut watching,
             );
         }
         if let Err(reason) = taken {
@@ -214,6 +248,33 @@ impl<'a> Pipeline<'a> {
             };
             self.reject(reason, bytes);
         }
+    }
+
+    fn owner(&mut self, input: &OwnerInput<'_>) {
+        if let OwnerInput::Began { .. } = input {
+            self.table.keep_owners();
+            self.attributor.get_or_insert_default();
+        }
+        let Some(mut attributor) = self.attributor.take() else {
+            return;
+        };
+        let (table, counters) = (&self.table, &mut self.counters);
+        attributor.take(input, table, &mut self.owners, counters);
+        let (table, counters, mut watching) = self.parts();
+        for claim in attributor.claims.drain(..) {
+            table.apply_claim(&claim, &mut watching);
+        }
+        let mut ask = |ends: &Tuple| attributor.asked.push(*ends);
+        match *input {
+            OwnerInput::Addresses(bytes) => table.set_local(addresses(bytes)),
+            OwnerInput::Settle { before_ns } => {
+                table.settle_wanted(before_ns, &mut watching, &mut ask);
+            }
+            OwnerInput::SettleAll => table.settle_all(&mut watching, &mut ask),
+            _ => {}
+        }
+        counters.unasked = table.unasked();
+        self.attributor = Some(attributor);
     }
 
     /// Counts what could not be used; the first of each kind is shown, for a report to us.
@@ -238,6 +299,15 @@ impl<'a> Pipeline<'a> {
             ));
         }
     }
+}
+
+/// Family and address, 17 bytes each.
+fn addresses(bytes: &[u8]) -> Vec<(bool, [u8; 16])> {
+    let address = |bytes: &[u8]| {
+        let (ipv6, address) = bytes.split_first()?;
+        Some((*ipv6 != 0, address.try_into().ok()?))
+    };
+    bytes.chunks_exact(17).filter_map(address).collect()
 }
 
 /// The end of a dump carries the dump's result.

@@ -7,7 +7,7 @@
 //! length (u32), time in nanoseconds since 1970 (u64), namespace id (i32), zero (u32), payload.
 
 use super::input::{Input, What};
-use super::trace_input;
+use super::{owner_input, trace_input};
 use crate::error::{Error, Result};
 use crate::event::DumpPass;
 use crate::limits::{DUMP_DATAGRAM_LEN, RECORD_LEN_MAX};
@@ -118,6 +118,11 @@ impl Recorder {
             What::CaughtUp => (KIND_CAUGHT_UP, 0, 0, &[]),
             What::Trace(input) => {
                 let (kind, begins, bytes) = trace_input::encode(&input);
+                head = begins;
+                (kind, 0, 0, bytes)
+            }
+            What::Owner(input) => {
+                let (kind, begins, bytes) = owner_input::encode(&input);
                 head = begins;
                 (kind, 0, 0, bytes)
             }
@@ -284,9 +289,13 @@ impl<R: Read> Recording<R> {
             (KIND_LOST_UNKNOWN, _) => What::LostUnknown,
             (KIND_FINISHED, _) => What::Finished,
             (KIND_CAUGHT_UP, _) => What::CaughtUp,
-            (kind, bytes) => match trace_input::decode(kind, bytes) {
-                Some(input) => What::Trace(input),
-                None => return Err(Unreadable::Format("a record in it is damaged")),
+            (kind, bytes) => match (
+                trace_input::decode(kind, bytes),
+                owner_input::decode(kind, bytes),
+            ) {
+                (Some(input), _) => What::Trace(input),
+                (None, Some(input)) => What::Owner(input),
+                (None, None) => return Err(Unreadable::Format("a record in it is damaged")),
             },
         };
         Ok(Some(Input { at_ns, what }))

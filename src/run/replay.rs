@@ -61,10 +61,11 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
             ended: pipeline.trace_ended(),
         }),
     };
+    let follow = pipeline.follow.take();
     write_report(
         &pipeline.table,
-        &pipeline.ways,
-        pipeline.follow,
+        pipeline.books(),
+        follow,
         &summary,
         options,
         &destination,

@@ -5,10 +5,11 @@ use crate::counters::Counters;
 use crate::event::step::{Firewall, Step, StepKind, Verdict};
 use crate::event::{Event, Kind};
 use crate::flow::assembly::Packet;
+use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::{Change, Table};
 use crate::report::summary::{Rungs, Summary, Tracing};
-use crate::report::{self, Format, Shown, text};
+use crate::report::{self, Books, Format, Shown, text};
 use crate::wire::conntrack::{Entry, Tuple};
 use std::time::Duration;
 
@@ -67,17 +68,26 @@ fn tuple_v6(proto: u8, host: u8, dport: u16) -> Tuple {
 struct Bench {
     table: Table,
     ways: Ways,
+    owners: Owners,
     counters: Counters,
     now: u64,
 }
 
 impl Bench {
+    fn books(&self) -> Books<'_> {
+        Books {
+            ways: &self.ways,
+            owners: &self.owners,
+        }
+    }
+
     fn new(capacity: u32) -> Bench {
         let mut table = Table::new(capacity, [1, 2]);
         table.keep_traces();
         Bench {
             table,
             ways: Ways::default(),
+            owners: Owners::default(),
             counters: Counters::default(),
             now: NOON,
         }
@@ -89,6 +99,7 @@ impl Bench {
             kind: Kind::New,
             netns: None,
             at_ns: self.now,
+            is_kernel_time: false,
             entry: Entry {
                 original: tuple,
                 reply: tuple.inverse(),
@@ -145,12 +156,12 @@ impl Bench {
     fn report(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let summary = self.summary();
-        report::write(&self.table, &self.ways, &summary, Format::Json, &mut out).unwrap();
+        report::write(&self.table, self.books(), &summary, Format::Json, &mut out).unwrap();
         out
     }
 
     fn blame(&self) -> Blame {
-        Blame::of_table(&self.table, &self.ways)
+        Blame::of_table(&self.table, self.books())
     }
 }
 
@@ -366,12 +377,12 @@ fn a_flow_that_a_followed_report_tells_again_counts_once() {
     let (mut out, mut lines) = (Vec::new(), text::Lines::default());
     for change in [Change::Traced, Change::Ended] {
         for (place, flow) in bench.table.iter() {
-            let mut traced = bench.table.traced(place);
+            let mut notes = bench.table.notes(place);
             if change == Change::Traced {
-                traced.attempts = traced.attempts.min(1);
+                notes.traced.attempts = notes.traced.attempts.min(1);
             }
-            let ways = &bench.ways;
-            let shown = Shown { flow, traced, ways };
+            let books = bench.books();
+            let shown = Shown { flow, notes, books };
             report::write_change(&mut lines, Format::Json, change, &shown, &mut out);
         }
     }

@@ -1,0 +1,480 @@
+//! What `-b` adds to the table: the process at each end of a flow that is on this machine.
+//!
+//! Theory of operation. Probes claim: this process uses a socket with these ends, at this moment. A
+//! socket's ends, as its process sends, are the flow's original tuple where the process began it, and
+//! the reply tuple where it answers; a probe that sees packets behind a translation sees the inverse of
+//! the other one. So the index that holds both tuples finds the flow of a claim, and which end it is.
+//!
+//! Claims and flows come over different sockets, so each may be ahead. A claim that finds its flow is
+//! used; else it waits (claims.rs), and a flow that enters the table looks for the claims with its
+//! tuples. What begins a flow (connect, send) was claimed before it began; what answers (accept,
+//! receive, a packet) after. Equal ends come again with another process, so the moment of a claim must
+//! lie in the flow's life, and a claim that belongs to one connection only is used once.
+//!
+//! Some probes do not see everything: a datagram's sender without its address, a receiver without the
+//! other end. Such a claim counts for a flow only where that end's address is this machine's, and
+//! where no other process claims the same: better no process than a wrong one.
+
+use super::claims::{Claims, is_once};
+use super::entry::{Flow, Life};
+use super::key::{Key, Side};
+use super::owner::OwnerId;
+use super::table::{Change, Observer, Table};
+use crate::event::{Claim, Evidence, Moment, Rank, Source};
+use crate::limits::{BYTES_PER_OWNED_FLOW, WANTED_MAX};
+use crate::wire::conntrack::Tuple;
+use crate::wire::kernel::{IPPROTO_ICMP, IPPROTO_ICMPV6};
+use std::collections::VecDeque;
+
+const MS: u64 = 1_000_000;
+const S: u64 = 1000 * MS;
+
+/// Clocks are compared to this: the kernel reads them one after the other.
+const SLACK_NS: u64 = MS;
+/// A flow's time may be when we read of it, so much later than it began.
+const READ_DELAY_NS: u64 = 2 * S;
+/// A SYN is repeated for so long (tcp_syn_retries = 6), each time by the same connect.
+const CONNECT_NS: u64 = 130 * S;
+/// What is sent again and again is claimed again in this time.
+const SEND_NS: u64 = 10 * S;
+/// A claim without ports counts for a flow that begins so soon after it.
+const PORTLESS_NS: u64 = S;
+
+/// The processes at the ends of a flow, by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// The owner of the end that sends in this direction; 0 where none is known.
+    pub owners: [OwnerId; 2],
+    /// How that is known.
+    pub evidence: [Option<Evidence>; 2],
+    /// Whether the flow's time is the kernel's own.
+    is_kernel_time: bool,
+}
+
+// The README says what attribution costs.
+const _: () = assert!(size_of::<Owned>() <= BYTES_PER_OWNED_FLOW);
+
+impl Owned {
+    /// The owner of one direction's line: of the end that sends, else of the other end.
+    pub fn of_line(&self, side: Side) -> Option<(OwnerId, Side)> {
+        [side, other(side)]
+            .into_iter()
+            .map(|side| (self.owners[side as usize], side))
+            .find(|(owner, _)| *owner != 0)
+    }
+
+    /// What is known here, and there where nothing is.
+    pub(super) fn or(mut self, there: Owned) -> Owned {
+        for side in 0..2 {
+            if self.owners[side] == 0 {
+                self.owners[side] = there.owners[side];
+                self.evidence[side] = there.evidence[side];
+            }
+        }
+        self
+    }
+
+    fn rank(&self, side: Side) -> Option<Rank> {
+        self.evidence[side as usize].map(|evidence| evidence.rank)
+    }
+
+    /// Takes a claim for one side, if it is surer than what is known. Says whether it was.
+    fn take(&mut self, side: Side, claim: &Claim) -> bool {
+        let is_surer = Some(claim.evidence.rank) > self.rank(side);
+        if is_surer {
+            self.owners[side as usize] = claim.owner;
+            self.evidence[side as usize] = Some(claim.evidence);
+        }
+        is_surer
+    }
+}
+
+/// What the table keeps for attribution.
+#[derive(Debug)]
+pub(super) struct Ownership {
+    pub owned: Vec<Owned>,
+    claims: Claims,
+    /// Addresses of this machine, sorted.
+    local: Vec<(bool, [u8; 16])>,
+    /// Flows whose process is not known yet: place, when they were first seen.
+    wanted: VecDeque<(u32, u64)>,
+    /// Flows that found no room there.
+    unasked: u64,
+}
+
+impl Ownership {
+    fn is_local(&self, tuple: &Tuple) -> bool {
+        let is_loopback = !tuple.ipv6 && tuple.src[0] == 127;
+        is_loopback || self.local.binary_search(&(tuple.ipv6, tuple.src)).is_ok()
+    }
+}
+
+impl Table {
+    /// Makes room for what attribution adds.
+    pub fn keep_owners(&mut self) {
+        if self.ownership.is_some() {
+            return;
+        }
+        let mut owned = Vec::with_capacity(self.capacity as usize);
+        owned.resize(self.flows.len(), Owned::default());
+        self.ownership = Some(Ownership {
+            owned,
+            claims: Claims::new(self.hasher),
+            local: Vec::new(),
+            wanted: VecDeque::with_capacity(WANTED_MAX),
+            unasked: 0,
+        });
+    }
+
+    /// Sets the addresses of this machine.
+    pub fn set_local(&mut self, mut addresses: Vec<(bool, [u8; 16])>) {
+        addresses.sort_unstable();
+        if let Some(ownership) = &mut self.ownership {
+            ownership.local = addresses;
+        }
+    }
+
+    /// The processes at the ends of the flow at a place.
+    pub fn owned(&self, place: u32) -> Owned {
+        let ownership = self.ownership.as_ref();
+        let known = ownership.and_then(|ownership| ownership.owned.get(place as usize));
+        known.copied().unwrap_or_default()
+    }
+
+    /// Whether an end of a flow is a process's of this machine: the end that sends in this direction.
+    pub fn is_process_end(&self, place: u32, side: Side) -> bool {
+        let Some(ownership) = &self.ownership else {
+            return false;
+        };
+        let flow = self.flow(place);
+        let by_kernel = flow.is_icmp() && side == Side::Reply;
+        let answered = side == Side::Original || flow.seen_reply();
+        flow.netns().is_none() && !by_kernel && answered && ownership.is_local(&flow.tuple(side))
+    }
+
+    /// Takes a claim: for the flow that is there, or to wait for the one that comes.
+    pub fn apply_claim(&mut self, claim: &Claim, observer: &mut impl Observer) {
+        let found = self.flow_of_claim(&claim.ends);
+        let Some(ownership) = &mut self.ownership else {
+            return;
+        };
+        let mut is_used = false;
+        if let Some((place, side)) = found {
+            let owned = &mut ownership.owned[place as usize];
+            if fits(claim, &Span::of(&self.flows[place as usize], *owned)) {
+                let is_new = owned.take(side, claim);
+                // Another process at this end is the next flow's, which is not read yet.
+                is_used = is_once(claim) && owned.owners[side as usize] == claim.owner;
+                if is_new {
+                    self.tell(Change::Owned, place, observer);
+                }
+            }
+        }
+        if let Some(ownership) = self.ownership.as_mut().filter(|_| !is_used) {
+            ownership.claims.insert(claim);
+        }
+    }
+
+    /// The flow that a socket with these ends is an end of, and which.
+    fn flow_of_claim(&self, ends: &Tuple) -> Option<(u32, Side)> {
+        let as_sent = |tuple: Tuple, unconfirmed: bool| {
+            let zones = [0].into_iter().chain(self.zones);
+            let keys = zones.map(move |zone| Key {
+                tuple,
+                zone,
+                netns: -1,
+                folded: false,
+                unconfirmed,
+            });
+            keys.into_iter().find_map(|key| self.find(&key))
+        };
+        let found = [false, true].into_iter().find_map(|unconfirmed| {
+            let turned = || as_sent(ends.inverse(), unconfirmed);
+            as_sent(*ends, unconfirmed)
+                .or_else(|| turned().map(|(place, side)| (place, other(side))))
+        });
+        found.filter(|(place, _)| !self.flow(*place).is_folded())
+    }
+
+    /// What the claims that wait say of a flow that enters the table.
+    pub(super) fn claimed(&mut self, flow: &Flow, is_kernel_time: bool) -> Owned {
+        let mut owned = Owned {
+            is_kernel_time,
+            ..Owned::default()
+        };
+        if let Some(ownership) = &mut self.ownership {
+            if flow.netns().is_none() && !flow.is_folded() {
+                ownership.look(flow, &mut owned);
+            }
+        }
+        owned
+    }
+
+    /// A flow got its place: its process is wanted where an end is here and nobody has claimed it.
+    pub(super) fn note_owned(&mut self, place: u32, owned: Owned) {
+        let Some(ownership) = &mut self.ownership else {
+            return;
+        };
+        ownership.owned.resize(self.flows.len(), Owned::default());
+        ownership.owned[place as usize] = owned;
+        let flow = &self.flows[place as usize];
+        let is_wanted = [Side::Original, Side::Reply].into_iter().any(|side| {
+            owned.rank(side) < Some(Rank::Inherited) && ownership.is_local(&flow.tuple(side))
+        });
+        if is_wanted && flow.netns().is_none() && !flow.is_folded() {
+            if ownership.wanted.len() < WANTED_MAX {
+                ownership.wanted.push_back((place, flow.first_seen_ns()));
+            } else {
+                ownership.unasked += 1;
+            }
+        }
+    }
+
+    /// A flow becomes an entry that stands for many, of as many processes.
+    pub(super) fn forget_owned(&mut self, place: u32) {
+        if let Some(ownership) = &mut self.ownership {
+            ownership.owned[place as usize] = Owned::default();
+        }
+    }
+
+    /// Looks once more for the processes of flows that were first seen before then; `ask` is told the
+    /// ends that nobody has claimed.
+    pub fn settle_wanted(
+        &mut self,
+        before_ns: u64,
+        observer: &mut impl Observer,
+        ask: &mut dyn FnMut(&Tuple),
+    ) {
+        loop {
+            let Some(ownership) = &mut self.ownership else {
+                return;
+            };
+            let due = |(_, first_ns): &(u32, u64)| *first_ns <= before_ns;
+            let Some((place, first_ns)) = ownership.wanted.front().copied().filter(due) else {
+                return;
+            };
+            ownership.wanted.pop_front();
+            let flow = self.flow(place);
+            if flow.is_used() && !flow.is_folded() && flow.first_seen_ns() == first_ns {
+                self.settle(place, Rank::Inherited, observer, ask);
+            }
+        }
+    }
+
+    /// The same for every flow, at the end of a capture: of those that live, `ask` is also told the ends
+    /// whose process is one of several.
+    pub fn settle_all(&mut self, observer: &mut impl Observer, ask: &mut dyn FnMut(&Tuple)) {
+        for place in 0..self.flows.len() as u32 {
+            let flow = self.flow(place);
+            if flow.is_used() && !flow.is_folded() && flow.netns().is_none() {
+                self.settle(place, Rank::Process, observer, ask);
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        place: u32,
+        wanted: Rank,
+        observer: &mut impl Observer,
+        ask: &mut dyn FnMut(&Tuple),
+    ) {
+        let Some(ownership) = &mut self.ownership else {
+            return;
+        };
+        let flow = self.flows[place as usize];
+        let before = ownership.owned[place as usize];
+        let mut owned = before;
+        ownership.look(&flow, &mut owned);
+        ownership.owned[place as usize] = owned;
+        if owned != before {
+            self.tell(Change::Owned, place, observer);
+        }
+        for side in [Side::Original, Side::Reply] {
+            let is_over = !matches!(flow.life(), Life::Live | Life::Unconfirmed);
+            let known = owned.rank(side) >= Some(wanted);
+            if !known && !is_over && self.is_process_end(place, side) {
+                ask(&flow.tuple(side));
+            }
+        }
+    }
+
+    /// Flows whose process was not asked for, for want of room.
+    pub fn unasked(&self) -> u64 {
+        let ownership = self.ownership.as_ref();
+        ownership.map_or(0, |ownership| ownership.unasked)
+    }
+
+    /// Calls `mark` with the number of every owner that the table or a claim holds.
+    pub fn owners_in_use(&self, mark: &mut dyn FnMut(OwnerId)) {
+        let Some(ownership) = &self.ownership else {
+            return;
+        };
+        for (_, place) in self.iter().map(|(place, flow)| (flow, place)) {
+            self.owned(place).owners.into_iter().for_each(&mut *mark);
+        }
+        ownership.claims.owners().for_each(mark);
+    }
+}
+
+impl Ownership {
+    /// Takes what the claims say of a flow's ends.
+    fn look(&mut self, flow: &Flow, owned: &mut Owned) {
+        let span = Span::of(flow, *owned);
+        for side in [Side::Original, Side::Reply] {
+            let ends = flow.tuple(side);
+            let turned = flow.tuple(other(side)).inverse();
+            let exact = [ends, turned];
+            let exact = if ends == turned { &exact[..1] } else { &exact };
+            for ends in exact {
+                if owned.rank(side) < Some(Rank::Process) {
+                    self.use_exact(ends, side, &span, owned);
+                }
+            }
+            if owned.rank(side).is_none() && self.is_local(&ends) {
+                let claim = vague(&ends)
+                    .into_iter()
+                    .find_map(|ends| self.undisputed(&ends, &span));
+                if let Some(claim) = claim {
+                    owned.take(side, &claim);
+                }
+            }
+        }
+    }
+
+    /// Takes the best claim with exactly these ends; one that is for one flow only is used up.
+    fn use_exact(&mut self, ends: &Tuple, side: Side, span: &Span, owned: &mut Owned) {
+        let mut best: Option<(u32, Claim)> = None;
+        for (place, claim) in self.claims.of(ends) {
+            let is_better = match &best {
+                None => true,
+                Some((_, than)) if claim.evidence.rank != than.evidence.rank => {
+                    claim.evidence.rank > than.evidence.rank
+                }
+                Some((_, than)) => is_earlier_flow(claim, than, span),
+            };
+            if fits(claim, span) && is_better {
+                best = Some((place, *claim));
+            }
+        }
+        if let Some((place, claim)) = best {
+            owned.take(side, &claim);
+            if is_once(&claim) {
+                self.claims.remove(place);
+            }
+        }
+    }
+
+    /// The newest claim that fits, unless another process claims the same.
+    fn undisputed(&self, ends: &Tuple, span: &Span) -> Option<Claim> {
+        let mut fitting = self.claims.of(ends).filter(|(_, claim)| fits(claim, span));
+        let (_, newest) = fitting.next()?;
+        let is_disputed = fitting.any(|(_, claim)| claim.owner != newest.owner);
+        Some(*newest).filter(|_| !is_disputed)
+    }
+}
+
+/// A flow's time on earth.
+#[derive(Clone, Copy)]
+struct Span {
+    began_ns: u64,
+    is_kernel_time: bool,
+    ended_ns: Option<u64>,
+}
+
+impl Span {
+    fn of(flow: &Flow, owned: Owned) -> Span {
+        Span {
+            began_ns: flow.start_ns().unwrap_or(flow.first_seen_ns()),
+            is_kernel_time: owned.is_kernel_time,
+            ended_ns: flow.end_ns(),
+        }
+    }
+
+    /// The earliest that something which follows a flow's beginning can have happened.
+    fn after_ns(&self) -> u64 {
+        let delay = if self.is_kernel_time {
+            SLACK_NS
+        } else {
+            READ_DELAY_NS
+        };
+        self.began_ns.saturating_sub(delay)
+    }
+}
+
+/// Of two claims that both fit and come from different flows with the same ends, whether the first,
+/// older one is this flow's: where we only know when we read of the flow, several may have begun by
+/// then, and are read in their order. What follows a beginning is likewise in order.
+fn is_earlier_flow(older: &Claim, newer: &Claim, span: &Span) -> bool {
+    let begins = matches!(older.evidence.moment, Moment::Connect);
+    let near = newer.at_ns.saturating_sub(older.at_ns) < READ_DELAY_NS / 2;
+    is_once(older) && (!begins || (!span.is_kernel_time && near))
+}
+
+/// Whether a claim's moment lies in a flow's life.
+fn fits(claim: &Claim, span: &Span) -> bool {
+    let at = claim.at_ns;
+    let within = |ns: u64| at.saturating_add(ns) >= span.began_ns;
+    let begins = at <= span.began_ns.saturating_add(SLACK_NS);
+    let not_after_end = span
+        .ended_ns
+        .is_none_or(|ended| at <= ended.saturating_add(S));
+    let is_any = claim.ends.dst == [0; 16];
+    let is_portless = claim.ends.sport == 0 && claim.ends.dport == 0 && has_id(&claim.ends);
+    match claim.evidence.moment {
+        Moment::Connect => begins && within(CONNECT_NS),
+        Moment::Send if is_portless => begins && within(PORTLESS_NS + READ_DELAY_NS),
+        Moment::Send | Moment::Confirm => within(SEND_NS) && not_after_end,
+        Moment::Receive if is_any => {
+            at >= span.after_ns() && at <= span.began_ns.saturating_add(SEND_NS)
+        }
+        Moment::Accept | Moment::Receive | Moment::PacketOut | Moment::PacketIn => {
+            at >= span.after_ns() && not_after_end
+        }
+        Moment::Release => at >= span.after_ns(),
+        Moment::Socket if is_any && claim.evidence.source == Source::Probe => begins, // it listens
+        Moment::Socket if is_any => false, // it may be another's by now: it is found by its cookie
+        Moment::Socket => within(SEND_NS),
+    }
+}
+
+/// The ends that a probe may have claimed which does not see all of them.
+fn vague(ends: &Tuple) -> impl IntoIterator<Item = Tuple> {
+    let unbound = Tuple {
+        src: [0; 16],
+        ..*ends
+    };
+    let any = |ends: Tuple| Tuple {
+        dst: [0; 16],
+        dport: 0,
+        ..ends
+    };
+    let dual = Tuple {
+        ipv6: true,
+        ..any(unbound)
+    };
+    let portless = |ends: Tuple| Tuple {
+        sport: 0,
+        dport: 0,
+        ..ends
+    };
+    let list = if has_id(ends) {
+        [unbound, portless(*ends), portless(unbound), *ends, *ends]
+    } else {
+        [unbound, any(*ends), any(unbound), dual, *ends]
+    };
+    let exact = *ends;
+    list.into_iter().filter(move |ends| *ends != exact)
+}
+
+/// Whether what stands in the place of ports is ICMP's.
+fn has_id(ends: &Tuple) -> bool {
+    matches!(ends.proto, IPPROTO_ICMP | IPPROTO_ICMPV6)
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Original => Side::Reply,
+        Side::Reply => Side::Original,
+    }
+}

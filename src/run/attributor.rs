@@ -1,0 +1,190 @@
+//! The way of what probes say: record, process as it was told, owner, claim.
+
+use super::owner_input::{OwnerInput, Told};
+use crate::counters::Counters;
+use crate::event::{Claim, Evidence, Rank, Source};
+use crate::flow::owner::{Owner, OwnerId, Owners};
+use crate::flow::table::Table;
+use crate::limits::{COOKIES_MAX, PROCESSES_TOLD_MAX};
+use crate::wire::conntrack::Tuple;
+use crate::wire::kernel::{IPPROTO_TCP, IPPROTO_UDP};
+use crate::wire::probe::{RECORD_LEN, Record};
+use std::collections::{HashMap, HashSet};
+
+/// Turns records into claims.
+#[derive(Debug, Default)]
+pub struct Attributor {
+    /// Claims for the table; the caller takes them out.
+    pub claims: Vec<Claim>,
+    /// Ends whose process nobody named; the caller takes them out.
+    pub asked: Vec<Tuple>,
+    /// What our namespace is called by the probes.
+    netns: Option<u64>,
+    /// And its inode number.
+    inode: Option<u64>,
+    processes: HashMap<u32, Process>,
+    users: HashMap<u32, Box<str>>,
+    /// The owners of sockets that are older than the probes.
+    cookies: HashMap<u64, (OwnerId, Rank)>,
+}
+
+/// What was told of a process.
+#[derive(Clone, Debug)]
+struct Process {
+    parent: u32,
+    started_ticks: u64,
+    netns: u64,
+    texts: [Box<str>; 4],
+}
+
+impl Attributor {
+    /// Takes one input, but for what is about the table alone.
+    pub fn take(
+        &mut self,
+        input: &OwnerInput<'_>,
+        table: &Table,
+        owners: &mut Owners,
+        counters: &mut Counters,
+    ) {
+        match *input {
+            OwnerInput::Began { rung, netns, inode } => {
+                (self.netns, self.inode) = (netns, inode);
+                owners.rung = rung.into();
+            }
+            OwnerInput::Records {
+                clock_offset_ns,
+                bytes,
+            } => {
+                for bytes in bytes.chunks(RECORD_LEN) {
+                    counters.owner_records += 1;
+                    match Record::parse(bytes) {
+                        Some(record) => {
+                            self.record(&record, clock_offset_ns, table, owners, counters);
+                        }
+                        None => counters.owner_flaws += 1,
+                    }
+                }
+            }
+            OwnerInput::Process(told) => self.tell(told),
+            OwnerInput::Gone(pid) => {
+                self.processes.remove(&pid);
+            }
+            OwnerInput::User { uid, name } => {
+                self.users.insert(uid, name.into());
+            }
+            OwnerInput::Forget => self.processes.clear(),
+            OwnerInput::LostTotal(total) => counters.owner_lost = total,
+            OwnerInput::Addresses(_) | OwnerInput::Settle { .. } | OwnerInput::SettleAll => {}
+        }
+    }
+
+    /// Whether it is time to begin anew with processes.
+    pub fn is_full(&self) -> bool {
+        self.processes.len() >= PROCESSES_TOLD_MAX
+    }
+
+    fn tell(&mut self, told: Told<'_>) {
+        let process = Process {
+            parent: told.parent,
+            started_ticks: told.started_ticks,
+            netns: told.netns,
+            texts: told.texts.map(Box::from),
+        };
+        self.processes.insert(told.pid, process);
+    }
+
+    fn record(
+        &mut self,
+        record: &Record,
+        clock_offset_ns: u64,
+        table: &Table,
+        owners: &mut Owners,
+        counters: &mut Counters,
+    ) {
+        let ours = match record.source {
+            Source::Sockets => self.inode,
+            _ => self.netns,
+        };
+        if record
+            .netns
+            .zip(ours)
+            .is_some_and(|(its, ours)| its != ours)
+        {
+            return; // the same addresses there are others
+        }
+        let rank = match record.pid {
+            None => Rank::User,
+            Some(_) if record.inherited => Rank::Inherited,
+            Some(_) => Rank::Process,
+        };
+        let nobody = record.pid.is_none() && record.source == Source::Probe;
+        let known = match record.cookie.filter(|_| nobody) {
+            Some(cookie) => self.cookies.get(&cookie).copied(),
+            None if nobody => None,
+            None => self.owner(record, table, owners).map(|owner| (owner, rank)),
+        };
+        let Some((owner, rank)) = known else {
+            counters.owners_refused += u64::from(!nobody);
+            return;
+        };
+        if record.source != Source::Probe && self.cookies.len() < COOKIES_MAX {
+            if let Some(cookie) = record.cookie {
+                self.cookies.insert(cookie, (owner, rank));
+            }
+        }
+        let has_ports = matches!(record.ends.proto, IPPROTO_TCP | IPPROTO_UDP);
+        if has_ports && record.ends.sport == 0 {
+            return; // it has not got one yet
+        }
+        let rank = if record.inherited {
+            rank.min(Rank::Inherited)
+        } else {
+            rank
+        };
+        self.claims.push(Claim {
+            at_ns: record.at_ns.wrapping_add(clock_offset_ns),
+            ends: record.ends,
+            owner,
+            evidence: Evidence {
+                source: record.source,
+                moment: record.moment,
+                rank,
+            },
+        });
+    }
+
+    /// The number of a record's process. Where there is no room, those that nothing holds make it.
+    fn owner(&self, record: &Record, table: &Table, owners: &mut Owners) -> Option<OwnerId> {
+        let process = record.pid.and_then(|pid| self.processes.get(&pid));
+        let user = record.uid.and_then(|uid| self.users.get(&uid));
+        let mut owner = Owner {
+            pid: record.pid,
+            uid: record.uid,
+            user: user.cloned().unwrap_or_default(),
+            comm: record.name().into(),
+            ..Owner::default()
+        };
+        if let Some(process) = process {
+            owner.parent = Some(process.parent);
+            owner.started_ticks = Some(process.started_ticks);
+            owner.netns = Some(process.netns).filter(|netns| *netns != 0);
+            let [comm, command_line, executable, cgroup] = process.texts.clone();
+            if owner.comm.is_empty() {
+                owner.comm = comm;
+            }
+            (owner.command_line, owner.executable, owner.cgroup) =
+                (command_line, executable, cgroup);
+        }
+        if let Some(id) = owners.id(owner.clone()) {
+            return Some(id);
+        }
+        let mut in_use: HashSet<OwnerId> = HashSet::new();
+        table.owners_in_use(&mut |id| {
+            in_use.insert(id);
+        });
+        in_use.extend(self.claims.iter().map(|claim| claim.owner));
+        in_use.extend(self.cookies.values().map(|(owner, _)| *owner));
+        owners.keep(|id| in_use.contains(&id));
+        owners.id(owner)
+    }
+}
