@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 pub use crate::firewall::activation::Activation;
 pub use crate::firewall::instrument::Rung;
 use crate::flow::filter::{Filter, Network};
+pub use crate::owner::ladder::Wish as OwnerRung;
 use crate::limits::{
     CAPACITY_DEFAULT, CAPACITY_MAX, DURATION_MAX_S, RECEIVE_BUFFER, TRACE_RATE_DEFAULT,
     TRACE_RATE_MAX,
@@ -76,6 +77,12 @@ pub struct Options {
     pub trace_rate: u32,
     /// `--trace-rung`
     pub trace_rung: Rung,
+    /// `-b`
+    pub owners: bool,
+    /// `--owner`
+    pub owner_rung: OwnerRung,
+    /// `--btf`
+    pub btf: Option<PathBuf>,
     /// Guilty rules are reported, not flows.
     pub blame: bool,
     /// `--proto`, `--net`, `--not-net`, `--port`, `-4`, `-6`
@@ -98,6 +105,9 @@ impl Default for Options {
             everything: false,
             trace_rate: TRACE_RATE_DEFAULT,
             trace_rung: Rung::Auto,
+            owners: false,
+            owner_rung: OwnerRung::Auto,
+            btf: None,
             blame: false,
             filter: Filter::default(),
         }
@@ -129,7 +139,7 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
         match name.as_str() {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
-            "-d" | "--daemon" | "-b" | "--bpf" => {
+            "-d" | "--daemon" => {
                 let version = env!("CARGO_PKG_VERSION");
                 return Err(Error::usage(format_args!(
                     "{name} is not part of conntracker {version}"
@@ -196,6 +206,9 @@ fn contradictions(options: &Options) -> Result<()> {
     {
         return Err(Error::usage("--trace-rate and --trace-rung need -t"));
     }
+    if !options.owners && (options.owner_rung != OwnerRung::Auto || options.btf.is_some()) {
+        return Err(Error::usage("--owner and --btf need -b"));
+    }
     if options.blame && options.follow {
         return Err(Error::usage("blame: --follow is for flows"));
     }
@@ -233,6 +246,9 @@ fn capture_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options
         "-e" | "--everything" => options.everything = true,
         "--trace-rate" => options.trace_rate = trace_rate(&word(parser)?)?,
         "--trace-rung" => options.trace_rung = trace_rung(&word(parser)?)?,
+        "-b" | "--bpf" => options.owners = true,
+        "--owner" => options.owner_rung = owner_rung(&word(parser)?)?,
+        "--btf" => options.btf = Some(PathBuf::from(parser.value().map_err(Error::usage)?)),
         "--record" => options.record = Some(PathBuf::from(parser.value().map_err(Error::usage)?)),
         _ => return Ok(false),
     }
@@ -292,6 +308,20 @@ fn trace_rung(word: &str) -> Result<Rung> {
         "legacy" => Ok(Rung::Legacy),
         _ => Err(Error::usage(format_args!(
             "--trace-rung: {word:?} is not one of auto, nft-owned, nft, legacy"
+        ))),
+    }
+}
+
+fn owner_rung(word: &str) -> Result<OwnerRung> {
+    match word {
+        "auto" => Ok(OwnerRung::Auto),
+        "trace" => Ok(OwnerRung::Trace),
+        "cgroup" => Ok(OwnerRung::Cgroup),
+        "kprobe" => Ok(OwnerRung::Kprobe),
+        "legacy" => Ok(OwnerRung::Legacy),
+        "procfs" => Ok(OwnerRung::Procfs),
+        _ => Err(Error::usage(format_args!(
+            "--owner: {word:?} is not one of auto, trace, cgroup, kprobe, legacy, procfs"
         ))),
     }
 }

@@ -27,6 +27,20 @@ pub const OWNERS_MAX: usize = 1 << 16;
 /// Bytes of what is kept of them: five hundred each.
 pub const OWNER_TEXTS_LEN_MAX: usize = 32 << 20;
 
+/// Records of probes that are handed on at once.
+pub const OWNER_RECORDS_AT_ONCE: usize = 256;
+
+/// How long a flow's process may be claimed later than the flow is read, before it is asked for.
+pub const OWNER_PATIENCE: Duration = Duration::from_millis(60);
+
+/// How long processes are asked for at a time,
+pub const ASK_BUDGET: Duration = Duration::from_millis(5);
+/// and how long not, so that flows are read meanwhile.
+pub const ASK_PAUSE: Duration = Duration::from_millis(15);
+
+/// The addresses of this machine are read anew no sooner than after this.
+pub const ADDRESSES_PAUSE: Duration = Duration::from_secs(1);
+
 /// Processes that are told of before they are told anew.
 pub const PROCESSES_TOLD_MAX: usize = 1 << 14;
 

@@ -76,7 +76,9 @@ fn allowed(room: &str) -> Option<&'static [&'static str]> {
         "sys" => &["limits"],
         "firewall" => &["sys", "wire", "event", "flow", "error", "limits"],
         "owner" => &["sys", "wire", "error", "limits"],
-        "cli" => &["error", "firewall", "flow", "limits", "report", "wire"],
+        "cli" => &[
+            "error", "firewall", "flow", "limits", "owner", "report", "wire",
+        ],
         _ => return None,
     })
 }

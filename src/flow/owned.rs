@@ -230,6 +230,12 @@ impl Table {
         }
     }
 
+    /// Whether there are flows whose process nobody named yet.
+    pub fn wants_owners(&self) -> bool {
+        let ownership = self.ownership.as_ref();
+        ownership.is_some_and(|ownership| !ownership.wanted.is_empty())
+    }
+
     /// A flow becomes an entry that stands for many, of as many processes.
     pub(super) fn forget_owned(&mut self, place: u32) {
         if let Some(ownership) = &mut self.ownership {

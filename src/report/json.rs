@@ -3,7 +3,7 @@
 
 use super::Shown;
 use super::number::{address, decimal};
-use super::summary::{Summary, Tracing};
+use super::summary::{Owning, Summary, Tracing};
 use super::time::rfc3339;
 use super::{owner, way};
 use crate::counters::Counters;
@@ -133,6 +133,9 @@ pub fn stats(out: &mut Vec<u8>, summary: &Summary<'_>) {
             rungs.number("buffer_bytes", u64::from(summary.rungs.buffer_bytes));
             rungs.string("loss", summary.rungs.loss);
         });
+        if let Some(owning) = &summary.owning {
+            object.object("owners", |object| owner_stats(object, owning, counters));
+        }
         if let Some(trace) = &summary.trace {
             object.object("trace", |object| trace_stats(object, trace, counters));
         }
@@ -140,6 +143,20 @@ pub fn stats(out: &mut Vec<u8>, summary: &Summary<'_>) {
         object.number("filtered", counters.filtered);
         object.number("stale", counters.stale);
     });
+}
+
+fn owner_stats(object: &mut Object<'_>, owning: &Owning<'_>, counters: &Counters) {
+    object.string("rung", owning.rung);
+    if let Some(reason) = owning.reason {
+        object.string("reason", reason);
+    }
+    object.number("ends", owning.ends);
+    object.number("known", owning.known);
+    object.number("records", counters.owner_records);
+    object.number("lost", counters.owner_lost);
+    object.number("unreadable", counters.owner_flaws);
+    object.number("refused", counters.owners_refused);
+    object.number("unasked", counters.unasked);
 }
 
 fn trace_stats(object: &mut Object<'_>, trace: &Tracing<'_>, counters: &Counters) {

@@ -34,6 +34,19 @@ pub struct Tracing<'a> {
     pub ended: Option<&'static str>,
 }
 
+/// How attribution worked.
+#[derive(Clone, Copy, Debug)]
+pub struct Owning<'a> {
+    /// The rung of its ladder.
+    pub rung: &'a str,
+    /// How it works, and why not a better one.
+    pub reason: Option<&'a str>,
+    /// Ends of flows that are on this machine.
+    pub ends: u64,
+    /// Those whose process is known.
+    pub known: u64,
+}
+
 /// Everything that the end of a report says.
 #[derive(Debug)]
 pub struct Summary<'a> {
@@ -53,6 +66,8 @@ pub struct Summary<'a> {
     pub blind: Option<&'static str>,
     /// How tracing worked, where it was asked for.
     pub trace: Option<Tracing<'a>>,
+    /// How attribution worked, where it was asked for.
+    pub owning: Option<Owning<'a>>,
 }
 
 impl Summary<'_> {
@@ -74,7 +89,7 @@ impl fmt::Display for Summary<'_> {
                 out,
                 "complete: {} flows, {} new, {} destroyed, 0 lost",
                 self.flows, counters.new, counters.destroy
-            )
+            )?;
         } else {
             out.write_str("incomplete: ")?;
             self.missed(out)?;
@@ -82,7 +97,15 @@ impl fmt::Display for Summary<'_> {
                 out,
                 " ({} flows, {} new, {} destroyed)",
                 self.flows, counters.new, counters.destroy
-            )
+            )?;
+        }
+        match &self.owning {
+            Some(owning) => write!(
+                out,
+                "; {} of {} ends on this machine have their process",
+                owning.known, owning.ends
+            ),
+            None => Ok(()),
         }
     }
 }
@@ -133,6 +156,9 @@ impl Summary<'_> {
             counters.unresolved,
             "steps by rules that were gone before they were read",
         )?;
+        part(out, counters.owner_lost, "records of processes lost")?;
+        part(out, counters.owner_flaws, "records of processes unreadable")?;
+        part(out, counters.owners_refused, "processes not kept")?;
         if counters.evicted + counters.folded + counters.refused + counters.refused_late > 0 {
             write!(
                 out,
@@ -173,6 +199,7 @@ mod tests {
             allocations: 0,
             blind,
             trace: None,
+            owning: None,
         };
         summary.to_string()
     }

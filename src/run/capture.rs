@@ -9,6 +9,7 @@
 //! The loop drains the event socket into the table and does nothing slow. After a batch that was
 //! not full it rests, since a wake-up costs more than the events that it brings.
 
+use super::account::{events_are_off, owning, tracing};
 use super::dump::Dumper;
 use super::ending::write_report;
 use super::follow::Follow;
@@ -16,6 +17,7 @@ use super::input::What;
 use super::intake::Intake;
 use super::log;
 use super::output::Destination;
+use super::owner_source::OwnerSource;
 use super::pipeline::Pipeline;
 use super::recording::Recorder;
 use super::source::{EventSource, Queue};
@@ -30,10 +32,10 @@ use crate::firewall::activation::{self, Activated, Activation, Idle};
 use crate::firewall::instrument::{Instrument, Wishes};
 use crate::firewall::watchdog::Watchdog;
 use crate::limits::COALESCE;
-use crate::report::summary::{Rungs, Summary, Tracing};
+use crate::report::summary::{Rungs, Summary};
 use crate::sys::instance::{self, Instance};
 use crate::sys::signal::{Signals, hear_of_children, wait};
-use crate::sys::{alloc, clock, machine, xtables};
+use crate::sys::{alloc, clock, machine};
 use crate::wire::kernel::{AF_INET, AF_INET6, AF_UNSPEC};
 use rustix::event::PollFlags;
 use std::io::{self, Write};
@@ -83,6 +85,7 @@ fn alone(options: &Options, destination: &Destination) -> Result<u8> {
     say(destination, "Starting to capture conntrack events");
     let idle = activation::idle(options.activation, options.filter.ipv6);
     session.source.join()?;
+    session.begin_owners();
     let mut activated = activation::activate(options.activation, idle)?;
     session.rungs.activation = activated.rung;
     session.left_idle = activated.left_idle;
@@ -141,6 +144,7 @@ struct Session<'a> {
     loss_logged: bool,
     queue: Queue,
     trace: Option<TraceSource>,
+    owners: Option<OwnerSource>,
     /// A dump was read and the event queue was not empty since.
     behind_dump: bool,
     /// What was left without conntrack at the start.
@@ -163,6 +167,10 @@ impl<'a> Session<'a> {
             .as_deref()
             .map(Recorder::create)
             .transpose()?;
+        let owners = match options.owners {
+            true => Some(OwnerSource::open(options)?),
+            false => None,
+        };
         let pipeline = Pipeline::new(table, options.filter.clone(), None);
         let now = clock::monotonic();
         Ok(Session {
@@ -183,6 +191,7 @@ impl<'a> Session<'a> {
             loss_logged: false,
             queue: Queue::Empty,
             trace: None,
+            owners,
             behind_dump: false,
             left_idle: Idle::default(),
             blind: None,
@@ -209,6 +218,13 @@ impl<'a> Session<'a> {
         let (everything, intake) = (options.everything, &mut self.intake);
         self.trace = Some(TraceSource::begin(instrument, everything, lets_go, intake));
         Ok(())
+    }
+
+    /// Says who has the sockets that there are, before the flows come.
+    fn begin_owners(&mut self) {
+        if let Some(owners) = &mut self.owners {
+            owners.begin(self.options, &mut self.intake);
+        }
     }
 
     /// Gives back what traces the packets.
@@ -271,6 +287,14 @@ impl<'a> Session<'a> {
                 instrument.rung
             ));
         }
+        if let Some(owners) = &self.owners {
+            let described = owners.describe();
+            let described = match described.as_str() {
+                "" => String::new(),
+                described => format!(" ({described})"),
+            };
+            log::line(format_args!("owners: {}{described}", owners.rung()));
+        }
         log::line(format_args!("capturing"));
     }
 
@@ -316,17 +340,24 @@ impl<'a> Session<'a> {
             .trace
             .as_ref()
             .and_then(|trace| trace.next(&self.intake));
-        let next = [deadline, self.dumper.next(), redraw, check, trace]
+        let owners = self
+            .owners
+            .as_ref()
+            .and_then(|owners| owners.next(&self.intake));
+        let next = [deadline, self.dumper.next(), redraw, check, trace, owners]
             .into_iter()
             .flatten()
             .min();
-        let [signal, events, dump, nft, log] =
+        let [signal, events, dump, nft, log, probes] =
             self.wait(next.map(|next| next.saturating_sub(now)))?;
         self.queue = if events {
             self.read_events()?
         } else {
             Queue::Empty
         };
+        if let Some(owners) = self.owners.as_mut().filter(|_| probes && !events) {
+            owners.read(&mut self.intake);
+        }
         let traces = match &mut self.trace {
             Some(trace) if nft || log => trace.read(&mut self.intake)?,
             _ => Queue::Empty,
@@ -343,30 +374,40 @@ impl<'a> Session<'a> {
             if let Some(trace) = &mut self.trace {
                 trace.rest(&mut self.intake);
             }
+            if let Some(owners) = &mut self.owners {
+                owners.rest(&mut self.intake);
+            }
         }
         self.hand_on()?;
-        if (events || nft || log) && all_read && !self.dumper.is_going() {
+        if (events || nft || log || probes) && all_read && !self.dumper.is_going() {
             wait([(self.signals.fd(), PollFlags::IN)], Some(COALESCE)).map_err(waiting)?;
         }
         Ok(signal && self.signals.pending())
     }
 
-    /// Which are readable: signals, events, the dump, traces of nf_tables, of the legacy tables.
-    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 5]> {
+    /// Which are readable: signals, events, the dump, traces of nf_tables, of the legacy tables, probes.
+    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 6]> {
         let none = self.signals.fd(); // in the place of one that is not there
         let [nft, log] = self.trace.as_ref().map_or([None; 2], TraceSource::fds);
+        let probes = self.owners.as_ref().and_then(OwnerSource::fd);
         let fds = [
             none,
             self.source.fd(),
             self.dumper.fd(),
             nft.unwrap_or(none),
             log.unwrap_or(none),
+            probes.unwrap_or(none),
         ];
         wait(fds.map(|fd| (fd, PollFlags::IN)), timeout).map_err(waiting)
     }
 
     fn read_events(&mut self) -> Result<Queue> {
-        let (queue, lost) = self.source.read(&mut self.intake)?;
+        let owners = &mut self.owners;
+        let (queue, lost) = self.source.read(&mut self.intake, &mut |intake| {
+            if let Some(owners) = owners {
+                owners.read(intake);
+            }
+        })?;
         if lost {
             self.dumper.want_resync();
             if !std::mem::replace(&mut self.loss_logged, true) {
@@ -408,6 +449,9 @@ impl<'a> Session<'a> {
             trace.read_all(&mut self.intake)?;
             trace.finish(&mut self.intake);
             self.intake.trace(TraceInput::Ended);
+        }
+        if let Some(owners) = &mut self.owners {
+            owners.finish(&mut self.intake);
         }
         self.intake.take(clock::realtime_ns(), What::Finished);
         self.hand_on()
@@ -456,6 +500,8 @@ impl<'a> Session<'a> {
         } = self.intake;
         let record_error =
             record_error.or_else(|| recorder.and_then(|recorder| recorder.finish().err()));
+        let described = self.owners.as_ref().map(OwnerSource::describe);
+        let described = described.unwrap_or_default();
         let summary = Summary {
             counters: &pipeline.counters,
             rungs: &self.rungs,
@@ -468,6 +514,10 @@ impl<'a> Session<'a> {
                 .trace
                 .as_ref()
                 .map(|trace| tracing(&trace.instrument, self.options, &pipeline)),
+            owning: self
+                .owners
+                .as_ref()
+                .map(|owners| owning(owners, &described, &pipeline.table)),
         };
         let follow = pipeline.follow.take();
         write_report(
@@ -493,44 +543,6 @@ impl<'a> Session<'a> {
                 EXIT_INCOMPLETE
             }),
         }
-    }
-}
-
-/// How tracing worked, for the report.
-fn tracing<'a>(
-    instrument: &'a Instrument,
-    options: &Options,
-    pipeline: &Pipeline<'_>,
-) -> Tracing<'a> {
-    Tracing {
-        rung: instrument.rung,
-        reason: instrument.why_not.as_deref(),
-        legacy: instrument
-            .legacy_lines
-            .as_ref()
-            .map_or_else(String::as_str, |()| "on"),
-        everything: options.everything,
-        paths: pipeline.ways.path_count(),
-        ended: pipeline.trace_ended().or(unheard(instrument, pipeline)),
-    }
-}
-
-/// Which firewall's rules are there and not told of, if so.
-fn unheard(instrument: &Instrument, pipeline: &Pipeline<'_>) -> Option<&'static str> {
-    let legacy = [false, true].map(|ipv6| !xtables::loaded_tables(ipv6).is_empty());
-    let nft_rules = || {
-        pipeline
-            .tracer
-            .as_ref()
-            .is_some_and(|tracer| tracer.book.rule_count() > 0)
-    };
-    if instrument.rung == "legacy" && nft_rules() {
-        Some("rules of nf_tables may not be told of on this rung")
-    } else if instrument.rung != "none" && instrument.legacy_lines.is_err() && legacy != [false; 2]
-    {
-        Some("what the legacy tables decide is not told of")
-    } else {
-        None
     }
 }
 
@@ -567,13 +579,6 @@ fn only_instance() -> Result<Option<Instance>> {
             Ok(None)
         }
     }
-}
-
-/// Why flows between the dumps cannot be seen, if so.
-fn events_are_off() -> Option<&'static str> {
-    let off =
-        machine::sysctl("net.netfilter.nf_conntrack_events").is_some_and(|value| value == "0");
-    off.then_some("conntrack events are off (net.netfilter.nf_conntrack_events=0): only flows that a dump found are seen")
 }
 
 fn waiting(error: io::Error) -> Error {

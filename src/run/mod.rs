@@ -1,5 +1,6 @@
 //! The commands: what opens things, waits, and puts the other rooms together.
 
+mod account;
 pub mod attributor;
 pub mod blame;
 pub mod capture;
@@ -12,6 +13,7 @@ mod legacy_reader;
 pub mod log;
 pub mod output;
 pub mod owner_input;
+mod owner_source;
 pub mod pipeline;
 pub mod recording;
 pub mod replay;

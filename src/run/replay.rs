@@ -1,5 +1,6 @@
 //! The same report from a recorded file: no kernel, no root.
 
+use super::account::owned_ends;
 use super::ending::write_report;
 use super::follow::Follow;
 use super::input::What;
@@ -10,7 +11,7 @@ use super::recording::Recording;
 use super::table::new_table;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
-use crate::report::summary::{Rungs, Summary, Tracing};
+use crate::report::summary::{Owning, Rungs, Summary, Tracing};
 use crate::sys::signal::Signals;
 use std::fmt::Display;
 use std::io::Read;
@@ -59,6 +60,15 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
             everything: pipeline.everything,
             paths: pipeline.ways.path_count(),
             ended: pipeline.trace_ended(),
+        }),
+        owning: pipeline.attributor.as_ref().map(|_| {
+            let (ends, known) = owned_ends(&pipeline.table);
+            Owning {
+                rung: &pipeline.owners.rung,
+                reason: None,
+                ends,
+                known,
+            }
         }),
     };
     let follow = pipeline.follow.take();

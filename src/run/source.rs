@@ -125,12 +125,18 @@ impl EventSource {
         self.socket.fd()
     }
 
-    /// Reads what is queued, a bounded number of batches. Says whether events were lost.
-    pub fn read(&mut self, intake: &mut Intake<'_>) -> Result<(Queue, bool)> {
+    /// Reads what is queued, a bounded number of batches. Says whether events were lost. What `before`
+    /// takes in goes before each batch, and was there when the batch was received.
+    pub fn read(
+        &mut self,
+        intake: &mut Intake<'_>,
+        before: &mut dyn FnMut(&mut Intake<'_>),
+    ) -> Result<(Queue, bool)> {
         let mut lost = false;
         for _ in 0..BATCHES_IN_A_ROW {
             match self.socket.receive(&mut self.batch) {
                 Ok(received) => {
+                    before(intake);
                     let at_ns = clock::realtime_ns();
                     for datagram in self.batch.datagrams() {
                         let (bytes, truncated, netns) =

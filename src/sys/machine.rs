@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Physical memory in bytes.
@@ -29,6 +30,12 @@ pub fn sysctl(name: &str) -> Option<String> {
     fs::read_to_string(path)
         .ok()
         .map(|value| value.trim().to_owned())
+}
+
+/// The inode number of our network namespace, which names it.
+pub fn own_netns() -> Option<u64> {
+    let namespace = fs::metadata("/proc/self/ns/net").ok()?;
+    Some(namespace.ino())
 }
 
 /// Random bytes from the kernel.

@@ -1,0 +1,275 @@
+//! Where owners come from: the probes of the rung that was taken, the sockets that are older than
+//! they, and what /proc says of a process when it is first heard of.
+//!
+//! Conntrack's events are read first and the probes after them, but the probes' records go first
+//! into the table: a process claims a connection before its first packet leaves, so what begins a flow
+//! is known when the flow comes. Flows of this machine that nobody claimed are asked for in sock_diag,
+//! one by one and within a share of the time; without probes all are.
+
+use super::intake::Intake;
+use super::owner_input::{OwnerInput, Told};
+use crate::cli::Options;
+use crate::error::{Error, Result};
+use crate::limits::{
+    ADDRESSES_PAUSE, ASK_BUDGET, ASK_PAUSE, OWNER_PATIENCE, OWNER_RECORDS_AT_ONCE,
+};
+use crate::owner::addresses::Addresses;
+use crate::owner::ladder::{self, Chosen, PROCFS};
+use crate::owner::probe_events;
+use crate::owner::probes;
+use crate::owner::process::{Cache, Look};
+use crate::owner::sockets::SocketTable;
+use crate::owner::users::Users;
+use crate::sys::clock;
+use crate::wire::conntrack::Tuple;
+use crate::wire::probe::{RECORD_LEN, Record};
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// The sources of owners.
+#[derive(Debug)]
+pub struct OwnerSource {
+    chosen: Chosen,
+    cache: Cache,
+    users: Users,
+    told_users: HashSet<u32>,
+    addresses: Addresses,
+    sockets: SocketTable,
+    records: Vec<u8>,
+    asked: VecDeque<Tuple>,
+    next_ask: Duration,
+    lost: u64,
+    own_pid: u32,
+}
+
+impl OwnerSource {
+    /// Takes a rung. From here on the probes' records wait.
+    pub fn open(options: &Options) -> Result<OwnerSource> {
+        for line in probe_events::sweep() {
+            super::log::line(format_args!("{line}"));
+        }
+        let chosen = ladder::climb(options.owner_rung, options.btf.as_deref()).map_err(|reason| {
+            let hint = "--owner auto takes the best that works";
+            Error::failed("finding the processes behind flows", reason, hint)
+        })?;
+        Ok(OwnerSource {
+            chosen,
+            cache: Cache::new(),
+            users: Users::new(Path::new("/etc/passwd")),
+            told_users: HashSet::new(),
+            addresses: Addresses::new(),
+            sockets: SocketTable::new(),
+            records: Vec::with_capacity(OWNER_RECORDS_AT_ONCE * RECORD_LEN),
+            asked: VecDeque::new(),
+            next_ask: Duration::ZERO,
+            lost: 0,
+            own_pid: std::process::id(),
+        })
+    }
+
+    /// Begins: says which rung it is, and who has the sockets that there are.
+    pub fn begin(&mut self, options: &Options, intake: &mut Intake<'_>) {
+        intake.owner(OwnerInput::Began {
+            rung: self.chosen.rung,
+            netns: self.chosen.netns,
+            inode: crate::sys::machine::own_netns(),
+        });
+        self.refresh_addresses(intake);
+        let older = match &self.chosen.probes {
+            Some(_) => probes::older_sockets(options.btf.as_deref()).ok(),
+            None => None,
+        };
+        let older = older.unwrap_or_else(|| {
+            let records = self.sockets.seed();
+            records.iter().flat_map(Record::to_bytes).collect()
+        });
+        for records in older.chunks(OWNER_RECORDS_AT_ONCE * RECORD_LEN) {
+            self.records.extend_from_slice(records);
+            self.hand_on(intake);
+        }
+        self.read(intake);
+    }
+
+    /// The rung's name.
+    pub fn rung(&self) -> &'static str {
+        self.chosen.rung
+    }
+
+    /// How it works, and why no better one was taken, for people.
+    pub fn describe(&self) -> String {
+        let detail = self.chosen.probes.as_ref().map(|probes| probes.detail());
+        let detail = detail.filter(|detail| !detail.is_empty() && *detail != self.chosen.rung);
+        let told = detail.map(str::to_owned).into_iter();
+        told.chain(self.chosen.refused.iter().cloned())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    /// Readable while records wait.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.chosen.probes.as_ref().map(|probes| probes.fd())
+    }
+
+    /// When there is something to do even where nothing comes.
+    pub fn next(&self, intake: &Intake<'_>) -> Option<Duration> {
+        let waits = intake.pipeline.table.wants_owners() || !self.asked.is_empty();
+        waits.then_some(self.next_ask)
+    }
+
+    /// Reads all records that are queued.
+    pub fn read(&mut self, intake: &mut Intake<'_>) {
+        let Some(probes) = &mut self.chosen.probes else {
+            return;
+        };
+        let records = &mut self.records;
+        let read = probes.read(&mut |bytes| {
+            if let Some(record) = bytes.get(..RECORD_LEN) {
+                records.extend_from_slice(record);
+            }
+        });
+        if let Err(error) = read {
+            super::log::line(format_args!("reading the probes' records: {error}"));
+        }
+        let lost = probes.lost();
+        if lost != self.lost {
+            self.lost = lost;
+            intake.owner(OwnerInput::LostTotal(lost));
+        }
+        self.hand_on(intake);
+    }
+
+    /// Does what is due: asks for the processes of flows that nobody claimed.
+    pub fn rest(&mut self, intake: &mut Intake<'_>) {
+        let now = clock::monotonic();
+        if now < self.next_ask || self.next(intake).is_none() {
+            return;
+        }
+        self.refresh_addresses(intake);
+        let patience = match self.chosen.rung {
+            PROCFS => Duration::ZERO,
+            _ => OWNER_PATIENCE, // a claim may still be on its way
+        };
+        let before_ns = clock::realtime_ns().saturating_sub(patience.as_nanos() as u64);
+        intake.owner(OwnerInput::Settle { before_ns });
+        self.take_asked(intake);
+        self.ask(ASK_BUDGET, intake);
+        let is_busy = !self.asked.is_empty();
+        self.next_ask = clock::monotonic() + if is_busy { ASK_PAUSE } else { patience / 4 };
+    }
+
+    /// What the last flows need.
+    pub fn finish(&mut self, intake: &mut Intake<'_>) {
+        self.read(intake);
+        self.refresh_addresses(intake);
+        intake.owner(OwnerInput::SettleAll);
+        self.take_asked(intake);
+        self.ask(ASK_BUDGET * 100, intake);
+    }
+
+    fn take_asked(&mut self, intake: &mut Intake<'_>) {
+        if let Some(attributor) = &mut intake.pipeline.attributor {
+            self.asked.extend(attributor.asked.drain(..));
+        }
+    }
+
+    /// Looks for the sockets of flows, for a while.
+    fn ask(&mut self, budget: Duration, intake: &mut Intake<'_>) {
+        let until = clock::monotonic() + budget;
+        while let Some(ends) = self.asked.pop_front() {
+            let found = self.sockets.find(&ends);
+            if let Some(found) = found {
+                let inherited = found.inherited || found.ends.dst != ends.dst;
+                let record = Record {
+                    ends,
+                    inherited,
+                    ..found
+                };
+                self.records.extend(record.to_bytes());
+            }
+            if clock::monotonic() >= until {
+                break;
+            }
+        }
+        self.hand_on(intake);
+    }
+
+    fn refresh_addresses(&mut self, intake: &mut Intake<'_>) {
+        if let Ok(true) = self.addresses.refresh(ADDRESSES_PAUSE) {
+            let bytes: Vec<u8> = self
+                .addresses
+                .iter()
+                .flat_map(|(ipv6, address)| [&[u8::from(ipv6)][..], &address].concat())
+                .collect();
+            intake.owner(OwnerInput::Addresses(&bytes));
+        }
+    }
+
+    /// Hands on the records that were gathered, behind what /proc says of their processes.
+    fn hand_on(&mut self, intake: &mut Intake<'_>) {
+        if self.records.is_empty() {
+            return;
+        }
+        let mut records = std::mem::take(&mut self.records);
+        let mut kept = 0;
+        for at in (0..records.len()).step_by(RECORD_LEN) {
+            let Some(record) = records.get(at..).and_then(Record::parse) else {
+                break;
+            };
+            if record.pid == Some(self.own_pid) {
+                continue;
+            }
+            self.introduce(&record, intake);
+            records.copy_within(at..at + RECORD_LEN, kept);
+            kept += RECORD_LEN;
+        }
+        let offset = clock::realtime_ns().wrapping_sub(clock::monotonic().as_nanos() as u64);
+        if kept > 0 {
+            intake.owner(OwnerInput::Records {
+                clock_offset_ns: offset,
+                bytes: &records[..kept],
+            });
+        }
+        records.clear();
+        self.records = records;
+    }
+
+    /// Tells of the process and the user of a record, where they were not told.
+    fn introduce(&mut self, record: &Record, intake: &mut Intake<'_>) {
+        let attributor = intake.pipeline.attributor.as_ref();
+        if attributor.is_some_and(|attributor| attributor.is_full()) {
+            self.cache = Cache::new();
+            intake.owner(OwnerInput::Forget);
+        }
+        if let Some(pid) = record.pid {
+            match self.cache.look(pid, &record.comm, record.at_ns) {
+                Look::Same => {}
+                Look::Gone => intake.owner(OwnerInput::Gone(pid)),
+                Look::Told(process) => intake.owner(OwnerInput::Process(Told {
+                    pid,
+                    parent: process.ppid,
+                    started_ticks: process.start_ticks,
+                    netns: process.netns,
+                    texts: [
+                        &process.comm,
+                        &process.cmdline,
+                        &process.exe,
+                        &process.cgroup,
+                    ],
+                })),
+            }
+        }
+        if let Some(uid) = record.uid.filter(|uid| self.told_users.insert(*uid)) {
+            if let Some(name) = self.users.name(uid) {
+                intake.owner(OwnerInput::User { uid, name });
+            }
+        }
+    }
+}
+
+impl Intake<'_> {
+    pub(super) fn owner(&mut self, input: OwnerInput<'_>) {
+        self.take(clock::realtime_ns(), super::input::What::Owner(input));
+    }
+}
