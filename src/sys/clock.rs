@@ -13,6 +13,11 @@ pub fn monotonic() -> Duration {
     Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Monotonic)))
 }
 
+/// Time since the machine started, its sleep included: what /proc/PID/stat counts in.
+pub fn boottime() -> Duration {
+    Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Boottime)))
+}
+
 fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0); // a clock before 1970 reads as 1970
     seconds

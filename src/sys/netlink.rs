@@ -1,6 +1,8 @@
-//! Netlink sockets of the netfilter family: open, join, send, and receive in batches.
+//! Netlink sockets: open, join, send, and receive in batches.
 
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use super::signal;
+use rustix::event::PollFlags;
+use rustix::net::netlink::{NETFILTER, SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, bind, getsockname, send, socket_with,
     sockopt,
@@ -11,8 +13,20 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
+use std::time::Duration;
 
-/// A socket of family NETLINK_NETFILTER, non-blocking.
+/// Which part of the kernel a socket talks with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// NETLINK_NETFILTER.
+    Netfilter,
+    /// NETLINK_SOCK_DIAG: which sockets there are.
+    SockDiag,
+    /// NETLINK_ROUTE: addresses, among others.
+    Route,
+}
+
+/// A netlink socket, non-blocking.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
@@ -23,15 +37,21 @@ pub struct Socket {
 pub type FilterInstruction = (u16, u8, u8, u32);
 
 impl Socket {
-    /// Opens and binds a socket; the kernel chooses its port id.
+    /// Opens and binds a socket of the netfilter family.
     pub fn open() -> io::Result<Socket> {
+        Socket::open_family(Family::Netfilter)
+    }
+
+    /// Opens and binds a socket; the kernel chooses its port id. It belongs to the network namespace
+    /// that the thread is in.
+    pub fn open_family(family: Family) -> io::Result<Socket> {
+        let protocol = match family {
+            Family::Netfilter => Some(NETFILTER),
+            Family::SockDiag => Some(SOCK_DIAG),
+            Family::Route => None, // NETLINK_ROUTE is 0
+        };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            flags,
-            Some(NETFILTER),
-        )?;
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;
         let portid = SocketAddrNetlink::try_from(getsockname(&fd)?)?.pid();
         Ok(Socket { fd, portid })
@@ -115,6 +135,20 @@ impl Socket {
         match io::Error::last_os_error() {
             error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => Ok(0),
             error => Err(error),
+        }
+    }
+
+    /// Receives, and waits where nothing is queued; `TimedOut` after `timeout`. The kernel answers most
+    /// questions while they are sent, so the first look needs no poll.
+    pub fn receive_within(&self, batch: &mut Batch, timeout: Duration) -> io::Result<usize> {
+        let mut received = self.receive(batch)?;
+        if received == 0 {
+            signal::wait([(self.fd(), PollFlags::IN)], Some(timeout))?;
+            received = self.receive(batch)?;
+        }
+        match received {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            received => Ok(received),
         }
     }
 

@@ -17,6 +17,21 @@ pub const NLM_F_CREATE: u16 = 0x400;
 pub const NLM_F_APPEND: u16 = 0x800;
 pub const NLA_F_NESTED: u16 = 0x8000;
 
+// sock_diag.h, inet_diag.h, and the states of tcp.h
+pub const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub const INET_DIAG_NOCOOKIE: u32 = u32::MAX;
+pub const TCP_ESTABLISHED: u8 = 1;
+pub const TCP_SYN_RECV: u8 = 3;
+pub const TCP_TIME_WAIT: u8 = 6;
+pub const TCP_CLOSE: u8 = 7;
+pub const TCP_LISTEN: u8 = 10;
+
+// rtnetlink.h, if_addr.h
+pub const RTM_NEWADDR: u16 = 20;
+pub const RTM_GETADDR: u16 = 22;
+pub const IFA_ADDRESS: u16 = 1;
+pub const IFA_LOCAL: u16 = 2;
+
 // netfilter/nfnetlink.h
 pub const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 pub const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -45,6 +60,7 @@ pub const IPPROTO_GRE: u8 = 47;
 pub const IPPROTO_ICMPV6: u8 = 58;
 pub const IPPROTO_SCTP: u8 = 132;
 pub const IPPROTO_UDPLITE: u8 = 136;
+pub const IPPROTO_RAW: u8 = 255;
 
 // netfilter/nfnetlink_conntrack.h: enum cntl_msg_types
 pub const IPCTNL_MSG_CT_NEW: u16 = 0;

@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod address;
 pub mod attr;
 pub mod conntrack;
 pub mod kernel;
@@ -24,6 +25,8 @@ pub mod nftables;
 pub mod nftrace;
 pub mod packet;
 pub mod probe;
+pub mod proc_net;
 pub mod request;
+pub mod sock_diag;
 pub mod socket_filter;
 pub mod xtables;

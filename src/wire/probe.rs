@@ -171,7 +171,7 @@ pub fn comm(name: &[u8]) -> [u8; COMM_LEN] {
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// IPv4 that travels through an IPv6 socket is IPv4. What is any in it is any IPv4 address.
-fn unmapped(ends: Tuple) -> Tuple {
+pub fn unmapped(ends: Tuple) -> Tuple {
     let is_mapped = |address: &[u8; 16]| address.starts_with(&MAPPED);
     let is_any = |address: &[u8; 16]| *address == [0; 16];
     let (src, dst) = (&ends.src, &ends.dst);

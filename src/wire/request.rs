@@ -24,6 +24,13 @@ impl Request {
 
     /// Begins a further message. `resource` is nfgenmsg.res_id (a group or a subsystem number).
     pub fn message(&mut self, kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) {
+        self.header(kind, flags, sequence);
+        self.bytes.extend([family, 0]); //              nfgen_family, version
+        self.bytes.extend(resource.to_be_bytes()); //   res_id
+        self.close();
+    }
+
+    fn header(&mut self, kind: u16, flags: u16, sequence: u32) {
         self.pad();
         self.message_start = self.bytes.len();
         self.bytes.extend(0u32.to_ne_bytes()); //       nlmsg_len, filled in by `close`
@@ -31,9 +38,15 @@ impl Request {
         self.bytes.extend(flags.to_ne_bytes()); //      nlmsg_flags
         self.bytes.extend(sequence.to_ne_bytes()); //   nlmsg_seq
         self.bytes.extend(0u32.to_ne_bytes()); //       nlmsg_pid: the kernel
-        self.bytes.extend([family, 0]); //              nfgen_family, version
-        self.bytes.extend(resource.to_be_bytes()); //   res_id
-        self.close();
+    }
+
+    /// One message of another family of sockets, whose own header `body` is.
+    pub fn plain(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Self {
+        let mut request = Request::default();
+        request.header(kind, flags, sequence);
+        request.bytes.extend(body);
+        request.close();
+        request
     }
 
     /// Appends an attribute.
