@@ -14,6 +14,7 @@ pub mod event;
 pub mod firewall;
 pub mod flow;
 pub mod limits;
+pub mod owner;
 pub mod report;
 pub mod run;
 pub mod sys;

@@ -205,3 +205,48 @@ pub const UNTRACED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most that can be asked for.
 pub const TRACE_RATE_MAX: u32 = 1_000_000;
+
+/// Processes that are remembered, to tell each once: more than talk at a time on most machines. One
+/// takes some 500 bytes, CMDLINE_LEN_MAX and a cgroup's path at most.
+pub const PROCESSES_CACHED: usize = 1024;
+
+/// Bytes of a command line that are kept.
+pub const CMDLINE_LEN_MAX: usize = 4096;
+
+/// Bytes that are read of any other file of a process: twelve cgroup hierarchies with long paths.
+pub const PROC_FILE_LEN_MAX: usize = 8192;
+
+/// A process that was there is taken to be there for this long: pids are given in turn, so even the
+/// smallest range (300 of 32,768 are never given) does not come round in it.
+pub const PROCESS_TRUST: Duration = Duration::from_millis(20);
+
+/// Names of threads by which one process is known.
+pub const THREAD_NAMES_KNOWN: usize = 8;
+
+/// Bytes that are read of /etc/passwd: some 10,000 users.
+pub const PASSWD_LEN_MAX: usize = 1 << 20;
+
+/// How often it is looked at whether /etc/passwd has changed.
+pub const PASSWD_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the kernel may take to answer what it mostly answers at once.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sockets that are told of at the start: 7 MiB.
+pub const SEED_SOCKETS_MAX: usize = 1 << 16;
+
+/// Which process holds which socket, at 12 bytes each and what a tree costs: 5 MiB.
+pub const HOLDINGS_MAX: usize = 1 << 18;
+
+/// A walk of /proc or of the socket tables is not begun again sooner than after so many times what the
+/// last one took: a tenth of the time at most for each kind, where flows come faster.
+pub const WALK_FACTOR: u32 = 10;
+
+/// A socket that no process holds, such as the kernel's own, is looked for again after this.
+pub const UNHELD_PAUSE: Duration = Duration::from_secs(5);
+
+/// Sockets that are known to be held by nobody.
+pub const UNHELD_MAX: usize = 1024;
+
+/// Generations of a process's ancestors that are looked at.
+pub const ANCESTORS_MAX: usize = 16;
