@@ -3,7 +3,8 @@
 
 pub mod addresses;
 mod exchange;
-
+mod holders;
 pub mod process;
-
+pub mod sockets;
+mod tables;
 pub mod users;
