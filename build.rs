@@ -1,4 +1,5 @@
-//! Compiles bpf/*.bpf.c with clang, for the target's architecture, into OUT_DIR; nothing else.
+//! Compiles bpf/*.bpf.c with clang, for the target's architecture, into OUT_DIR, and writes a list of
+//! them for the sources to include; nothing else.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,16 @@ fn main() {
         .filter(|path| path.to_string_lossy().ends_with(".bpf.c"))
         .collect();
     sources.sort();
+    let mut list = String::from("&[\n");
     for source in sources {
         let name = source.file_stem().expect("it has a name");
         let object = out.join(name).with_extension("o"); // cgroup.bpf.c: cgroup.o
         compile(&clang, &source, &object);
         run(Command::new(&strip).arg("-g").arg(&object)); // .BTF stays, DWARF goes
+        let name = object.file_stem().expect("it has one still");
+        list += &format!("({name:?}, include_bytes!({object:?})),\n");
     }
+    std::fs::write(out.join("programs.rs"), list + "]\n").expect("OUT_DIR can be written");
 }
 
 /// A program of LLVM: as the environment says, or the newest that Debian has by a number, or plain.

@@ -2,10 +2,14 @@
 //! why it is sound. Knows nothing of formats or flows.
 
 pub mod alloc;
+#[cfg(feature = "bpf")]
+pub mod bpf;
 pub mod clock;
 pub mod instance;
 pub mod machine;
+pub mod mounts;
 pub mod netlink;
+pub mod networks;
 pub mod signal;
 pub mod watchdog;
 pub mod xtables;
