@@ -250,3 +250,17 @@ pub const UNHELD_MAX: usize = 1024;
 
 /// Generations of a process's ancestors that are looked at.
 pub const ANCESTORS_MAX: usize = 16;
+
+/// Pages of the buffer that probes fill on each CPU: 2,500 records.
+pub const PROBE_BUFFER_PAGES: usize = 64;
+
+/// Flows that a probe remembers to have told, so that it tells each once and not with every packet;
+/// 130 bytes each,
+pub const PROBE_FLOWS_MAX: u32 = 65_536;
+/// and on a small machine at least,
+pub const PROBE_FLOWS_MIN: u32 = 1024;
+/// of the memory that a machine has for each of these: all of them from 1 GiB on.
+pub const PROBE_FLOW_MEMORY_SHARE: u64 = 16 << 10;
+
+/// How long the self-test of a rung waits for records: they come at once, where they come.
+pub const SELF_TEST_WAIT: Duration = Duration::from_millis(300);

@@ -1,0 +1,78 @@
+//! The ladder: the best rung that loads, attaches and tells the truth about a connection of our own.
+
+use super::probes::Probes;
+use super::rung::Rung;
+use super::self_test;
+use std::path::Path;
+
+/// Which rung is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The best that works.
+    Auto,
+    /// Functions of the kernel, with its types.
+    Trace,
+    /// Control groups.
+    Cgroup,
+    /// Functions of the kernel, by fixed offsets.
+    Kprobe,
+    /// The same, attached by tracefs.
+    Legacy,
+    /// No programs in the kernel.
+    Procfs,
+}
+
+/// The name of the rung without programs in the kernel.
+pub const PROCFS: &str = "procfs";
+
+/// The rung that was taken.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its programs; `None` for procfs.
+    pub probes: Option<Probes>,
+    /// Its name.
+    pub rung: &'static str,
+    /// What its records call our own network namespace, where they do.
+    pub netns: Option<u64>,
+    /// Why no better one was taken: the rung's name and the reason.
+    pub refused: Vec<String>,
+}
+
+/// Takes the best rung, or the one that is wanted. The error says why that one cannot be had.
+pub fn climb(wish: Wish, btf: Option<&Path>) -> Result<Chosen, String> {
+    let rungs: &[Rung] = match wish {
+        Wish::Auto => &[Rung::Trace, Rung::Cgroup, Rung::Kprobe],
+        Wish::Trace => &[Rung::Trace],
+        Wish::Cgroup => &[Rung::Cgroup],
+        Wish::Kprobe => &[Rung::Kprobe],
+        Wish::Legacy => &[Rung::Legacy],
+        Wish::Procfs => &[],
+    };
+    let mut refused = Vec::new();
+    for rung in rungs {
+        let proven = Probes::open(*rung, btf).and_then(|mut probes| {
+            let netns = self_test::prove(&mut probes, *rung)?;
+            Ok((probes, netns))
+        });
+        match proven {
+            Ok((probes, netns)) => {
+                return Ok(Chosen {
+                    probes: Some(probes),
+                    rung: rung.name(),
+                    netns,
+                    refused,
+                });
+            }
+            Err(reason) => refused.push(format!("{}: {reason}", rung.name())),
+        }
+    }
+    if !matches!(wish, Wish::Auto | Wish::Procfs) {
+        return Err(refused.join("; "));
+    }
+    Ok(Chosen {
+        probes: None,
+        rung: PROCFS,
+        netns: None,
+        refused,
+    })
+}

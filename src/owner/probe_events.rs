@@ -1,0 +1,76 @@
+//! Names of probes that a killed process has left in kprobe_events: without a program behind them
+//! they do nothing, but pile up.
+
+use crate::sys::{machine, mounts};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+/// Removes those that libbpf wrote for a process that is no more, where tracefs can be seen. Returns
+/// what is to be told of it.
+pub fn sweep() -> Vec<String> {
+    let Some(tracefs) = mounts::tracefs() else {
+        return Vec::new();
+    };
+    let file = tracefs.join("kprobe_events");
+    let events = fs::read_to_string(&file).unwrap_or_default();
+    leftovers(&events, machine::is_alive)
+        .iter()
+        .map(|event| match remove(&file, event) {
+            Ok(()) => {
+                format!("{event}: left in kprobe_events by a process that is no more: removed")
+            }
+            Err(error) => {
+                format!("{event}: left in kprobe_events by a process that is no more: {error}")
+            }
+        })
+        .collect()
+}
+
+fn remove(file: &Path, event: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().append(true).open(file)?;
+    file.write_all(format!("-:{event}\n").as_bytes())
+}
+
+/// The events, by group and name, that carry the pid of a process that is not alive.
+fn leftovers(events: &str, is_alive: impl Fn(u32) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in events.lines() {
+        // p:kprobes/libbpf_4711_0_tcp_connect_0x0 tcp_connect+0; rN: where it is of a return
+        let Some((_, rest)) = line.split_once(':') else {
+            continue;
+        };
+        let event = rest.split_whitespace().next().unwrap_or_default();
+        let name = event
+            .strip_prefix("kprobes/libbpf_")
+            .or(event.strip_prefix("kretprobes/libbpf_"));
+        let pid = name.and_then(|name| name.split('_').next()?.parse().ok());
+        if pid.is_some_and(|pid| !is_alive(pid)) {
+            found.push(event.to_owned());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_of_the_dead_are_left_over() {
+        let events = "p:kprobes/libbpf_10_0_tcp_connect_0x0 tcp_connect+0\n\
+                      p:kprobes/libbpf_20_1_udp_sendmsg_0x0 udp_sendmsg+0\n\
+                      r16:kretprobes/libbpf_20_2_inet_csk_accept_0x0 inet_csk_accept\n\
+                      p:kprobes/libbpf_ten_0_x x\n\
+                      p:kprobes/somebodys tcp_close\n\
+                      p:mine/libbpf_20_0_x x\n\n";
+        let found = leftovers(events, |pid| pid == 10);
+        assert_eq!(
+            found,
+            [
+                "kprobes/libbpf_20_1_udp_sendmsg_0x0",
+                "kretprobes/libbpf_20_2_inet_csk_accept_0x0"
+            ]
+        );
+    }
+}

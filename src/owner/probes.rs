@@ -1,0 +1,282 @@
+//! Programs in the kernel that tell who uses which socket: one rung of the ladder, attached.
+//!
+//! The objects say themselves how they want to be attached: by the sections of their programs, and by
+//! their names. A program with `_may_` in its name is one that a kernel may not have room for. In the
+//! object `trace` each probe is there twice, as `fe_...` and as `kp_...`.
+
+use super::probe_events;
+pub use super::probe_events::sweep as sweep_probe_events;
+pub use super::rung::Rung;
+use crate::limits;
+use crate::sys::bpf::{Attached, How, Object, Refusal};
+use crate::sys::{machine, mounts};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// What build.rs has compiled: name and ELF file.
+const OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/programs.rs"));
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// There where perf makes kprobes (Linux 4.17).
+const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
+/// What a program that may be missing has in its name.
+const OPTIONAL: &str = "_may_";
+/// The map that is as large as the machine allows.
+const TOLD_LATELY: &str = "told_lately";
+
+/// Probes that send records. Dropped, nothing of them is left in the kernel.
+#[derive(Debug)]
+pub struct Probes {
+    attached: Attached,
+    detail: String,
+}
+
+/// Where the programs of an object go.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Cgroup(BorrowedFd<'a>),
+    Perf,
+    KprobeEvents,
+}
+
+impl Probes {
+    /// Loads and attaches a rung; says why not, in one line for people. `btf` is where the kernel's
+    /// types are, if not at /sys/kernel/btf/vmlinux.
+    pub fn open(rung: Rung, btf: Option<&Path>) -> Result<Probes, String> {
+        match rung {
+            Rung::Trace => open_trace(btf),
+            Rung::Cgroup => open_cgroup(),
+            Rung::Kprobe if !Path::new(KPROBE_PMU).exists() => {
+                Err("perf has no kprobes in this kernel".to_owned())
+            }
+            Rung::Kprobe => attach("kprobe", None, &|_| true, Place::Perf, "kprobe")
+                .map_err(|refusal| refusal.reason),
+            Rung::Legacy => {
+                open_kprobe_events()?;
+                attach(
+                    "kprobe",
+                    None,
+                    &|_| true,
+                    Place::KprobeEvents,
+                    "kprobe_events",
+                )
+                .map_err(|refusal| refusal.reason)
+            }
+        }
+    }
+
+    /// Readable while records wait; all of them are to be read then.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.attached.fd()
+    }
+
+    /// Hands out all records that are queued; never waits. There may be padding behind a record.
+    pub fn read(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        self.attached.read(take)
+    }
+
+    /// Records lost so far, as far as they were read up to.
+    pub fn lost(&self) -> u64 {
+        self.attached.lost()
+    }
+
+    /// How the rung is attached, and what it does without.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+/// Records, one behind the other, of all sockets that there are now (Linux 5.11, with BTF).
+pub fn older_sockets(btf: Option<&Path>) -> Result<Vec<u8>, String> {
+    needs_btf(btf)?;
+    let told = |refusal: Refusal| refusal.reason;
+    let mut object = Object::open(elf("sockets")?, btf).map_err(told)?;
+    object.load().map_err(told)?;
+    let programs = object.programs();
+    let (name, _) = programs.first().ok_or("there is no iterator")?;
+    object.iterate(name).map_err(told)
+}
+
+fn elf(name: &str) -> Result<&'static [u8], String> {
+    let found = OBJECTS.iter().find(|(object, _)| *object == name);
+    let (_, elf) = found.ok_or_else(|| format!("built without the programs of {name}"))?;
+    Ok(elf)
+}
+
+fn needs_btf(btf: Option<&Path>) -> Result<(), String> {
+    let path = btf.unwrap_or(Path::new(KERNEL_BTF));
+    if path.exists() {
+        Ok(())
+    } else {
+        Err(format!("no BTF at {}", path.display()))
+    }
+}
+
+fn open_trace(btf: Option<&Path>) -> Result<Probes, String> {
+    needs_btf(btf)?;
+    let of = |kind: &'static str| move |name: &str| name.starts_with(kind);
+    let fentry = attach("trace", btf, &of("fe_"), Place::Perf, "fentry");
+    let refusal = match fentry {
+        Ok(probes) => return Ok(probes),
+        Err(refusal) => refusal,
+    };
+    let (place, detail) = if Path::new(KPROBE_PMU).exists() {
+        (Place::Perf, "kprobe")
+    } else if let Err(why) = open_kprobe_events() {
+        return Err(format!("fentry: {}; kprobe: {why}", refusal.reason));
+    } else {
+        (Place::KprobeEvents, "kprobe_events")
+    };
+    attach("trace", btf, &of("kp_"), place, detail)
+        .map_err(|kprobe| format!("fentry: {}; {detail}: {}", refusal.reason, kprobe.reason))
+}
+
+/// Programs for packets that leave may ask for the task that sends them where the kernel is new
+/// enough; there are two of them, of which one is attached.
+fn open_cgroup() -> Result<Probes, String> {
+    let group: OwnedFd = mounts::control_groups()
+        .map_err(|error| format!("cgroup2: {error}"))?
+        .ok_or("cgroup2 is not mounted")?;
+    let attach = |without: &str| {
+        let place = Place::Cgroup(group.as_fd());
+        attach("cgroup", None, &|name| name != without, place, "cgroup")
+    };
+    const BY_TASK: &str = "cg_egress_current";
+    match attach("cg_egress") {
+        Err(refusal) if refusal.program.as_deref() == Some(BY_TASK) => attach(BY_TASK),
+        other => other,
+    }
+    .map_err(|refusal| refusal.reason)
+}
+
+/// Makes kprobe_events reachable, and clean.
+fn open_kprobe_events() -> Result<(), String> {
+    if mounts::tracefs().is_none() {
+        mounts::mount_tracefs().map_err(|error| format!("tracefs: {error}"))?;
+    }
+    let tracefs = mounts::tracefs().ok_or("tracefs is not mounted")?;
+    if !tracefs.join("kprobe_events").exists() {
+        return Err("this kernel has no kprobes".to_owned());
+    }
+    probe_events::sweep();
+    Ok(())
+}
+
+/// Loads the programs of an object that are wanted, and attaches them. Those that may be missing are
+/// left out where they are refused, and named in the detail.
+fn attach(
+    object: &str,
+    btf: Option<&Path>,
+    is_wanted: &dyn Fn(&str) -> bool,
+    place: Place<'_>,
+    detail: &str,
+) -> Result<Probes, Refusal> {
+    let elf = elf(object).map_err(Refusal::from)?;
+    let mut missing: Vec<String> = Vec::new();
+    let loaded = loop {
+        let wanted = |name: &str| is_wanted(name) && !missing.iter().any(|other| other == name);
+        match load(elf, btf, &wanted) {
+            Ok(object) => break object,
+            Err(refusal) => match refusal.program.clone() {
+                Some(name) if name.contains(OPTIONAL) && !missing.contains(&name) => {
+                    missing.push(name);
+                }
+                _ => return Err(refusal),
+            },
+        }
+    };
+    let programs = loaded.programs();
+    let mut attached = Attached::new(loaded, limits::PROBE_BUFFER_PAGES)?;
+    for (name, section) in programs {
+        if !is_wanted(&name) || missing.contains(&name) {
+            continue;
+        }
+        let result = attached.attach(&name, how(&section, place));
+        match result {
+            Ok(()) => {}
+            Err(_) if name.contains(OPTIONAL) => missing.push(name),
+            Err(refusal) => {
+                return Err(Refusal {
+                    reason: format!("{section}: {}", refusal.reason),
+                    ..refusal
+                });
+            }
+        }
+    }
+    let mut detail = detail.to_owned();
+    if !missing.is_empty() {
+        detail += ", without ";
+        detail += &missing.join(", ");
+    }
+    Ok(Probes { attached, detail })
+}
+
+fn load(
+    elf: &[u8],
+    btf: Option<&Path>,
+    is_wanted: &dyn Fn(&str) -> bool,
+) -> Result<Object, Refusal> {
+    let refused = |error: io::Error| Refusal::from(error.to_string());
+    let mut object = Object::open(elf, btf)?;
+    for (name, _) in object.programs() {
+        if !is_wanted(&name) {
+            object.leave_out(&name).map_err(refused)?;
+        }
+    }
+    object.set_constant(std::process::id()).map_err(refused)?;
+    match object.set_entries(TOLD_LATELY, entries()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+        _ => {}
+    }
+    object.load()?;
+    Ok(object)
+}
+
+/// Flows that a probe remembers to have told.
+fn entries() -> u32 {
+    let share = machine::memory_bytes() / limits::PROBE_FLOW_MEMORY_SHARE;
+    let share = u32::try_from(share).unwrap_or(u32::MAX);
+    share.clamp(limits::PROBE_FLOWS_MIN, limits::PROBE_FLOWS_MAX)
+}
+
+fn how<'a>(section: &'a str, place: Place<'a>) -> How<'a> {
+    match (place, section.strip_prefix("kprobe/")) {
+        (Place::Cgroup(group), _) => How::Cgroup(group),
+        (Place::Perf, Some(function)) => How::Kprobe(function),
+        (Place::KprobeEvents, Some(function)) => How::KprobeEvents(function),
+        (_, None) => How::Section,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_object_can_be_read() {
+        for (name, elf) in OBJECTS {
+            let object = Object::open(elf, None).unwrap();
+            assert!(!object.programs().is_empty(), "{name}");
+        }
+        assert!(OBJECTS.iter().any(|(name, _)| *name == "cgroup"));
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        let refusal = Object::open(b"this is no ELF file at all", None).unwrap_err();
+        assert!(!refusal.reason.is_empty() && !refusal.reason.contains('\n'));
+    }
+
+    #[test]
+    fn sections_say_where_programs_go() {
+        let of = |section, place| match how(section, place) {
+            How::Kprobe(function) => format!("perf {function}"),
+            How::KprobeEvents(function) => format!("events {function}"),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(of("kprobe/tcp_connect", Place::Perf), "perf tcp_connect");
+        assert_eq!(of("kprobe/x", Place::KprobeEvents), "events x");
+        assert_eq!(of("fentry/tcp_connect", Place::Perf), "Section");
+    }
+}

@@ -1,0 +1,321 @@
+//! Proves that a rung tells the truth, on traffic whose truth is known: our own, in a network
+//! namespace made for it, so that nobody's firewall sees or counts a packet of it.
+
+use super::probes::Probes;
+use super::rung::Rung;
+use crate::limits;
+use crate::sys::{clock, networks, signal};
+use crate::wire::conntrack::Tuple;
+use crate::wire::probe::{COMM_LEN, Moment, Record, comm};
+use rustix::event::PollFlags;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with,
+};
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Where nobody needs to listen: nothing is sent there.
+const DISCARD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+/// More than a datagram can have: refused, but not before a probe has seen it.
+const TOO_LONG: usize = 70_000;
+
+/// A record that must come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Expected {
+    what: &'static str,
+    moments: &'static [Moment],
+    ends: Tuple,
+    /// Whether the local address may be any.
+    local_any: bool,
+}
+
+/// What our traffic was.
+struct Traffic {
+    expected: Vec<Expected>,
+    name: [u8; COMM_LEN],
+}
+
+/// Sends a connection and a datagram over the loopback device, and waits for their records: with our
+/// pid, our name and the very addresses and ports. Says what is wrong where they do not come. Returns
+/// what `netns` is in this rung's records for our own network namespace, where that can be told.
+pub fn prove(probes: &mut Probes, rung: Rung) -> Result<Option<u64>, String> {
+    let sent = networks::in_new_network(traffic);
+    let traffic = sent
+        .and_then(|traffic| traffic)
+        .map_err(|error| format!("the self-test could send nothing: {error}"))?;
+    let mut check = Check::new(traffic);
+    hear(probes, |record| check.hear(record))?;
+    check.result()?;
+    own_namespace(probes, rung)
+}
+
+/// Reads records until `is_done` says so, or none come any more.
+fn hear(probes: &mut Probes, mut is_done: impl FnMut(&Record) -> bool) -> Result<(), String> {
+    let failed = |error: io::Error| format!("records cannot be read: {error}");
+    let end = clock::monotonic() + limits::SELF_TEST_WAIT;
+    let mut done = false;
+    loop {
+        let mut take = |bytes: &[u8]| {
+            if let Some(record) = Record::parse(bytes) {
+                done |= is_done(&record);
+            }
+        };
+        probes.read(&mut take).map_err(failed)?;
+        let left = end.saturating_sub(clock::monotonic());
+        if done || left == Duration::ZERO {
+            return Ok(());
+        }
+        signal::wait([(probes.fd(), PollFlags::IN)], Some(left)).map_err(failed)?;
+    }
+}
+
+/// Which of the expected records have come, and what came in their place.
+struct Check {
+    traffic: Traffic,
+    pid: u32,
+    instead: Option<Record>,
+}
+
+impl Check {
+    fn new(traffic: Traffic) -> Check {
+        Check {
+            traffic,
+            pid: std::process::id(),
+            instead: None,
+        }
+    }
+
+    /// Takes a record; whether all have come.
+    fn hear(&mut self, record: &Record) -> bool {
+        let is_ours = record.pid == Some(self.pid) && record.comm == self.traffic.name;
+        let before = self.traffic.expected.len();
+        if is_ours {
+            let expected = &mut self.traffic.expected;
+            expected.retain(|expected| !expected.is(record));
+        }
+        if self.traffic.expected.len() == before {
+            let is_near = |expected: &Expected| expected.is_near(record);
+            if is_ours || self.traffic.expected.iter().any(is_near) {
+                self.instead = Some(*record);
+            }
+        }
+        self.traffic.expected.is_empty()
+    }
+
+    fn result(&self) -> Result<(), String> {
+        let Some(expected) = self.traffic.expected.first() else {
+            return Ok(());
+        };
+        let Tuple { sport, dport, .. } = expected.ends;
+        let mut why = format!(
+            "the self-test heard nothing of {} from port {sport} to {dport} of 127.0.0.1 by pid {}",
+            expected.what, self.pid
+        );
+        if let Some(record) = self.instead {
+            why += &format!(
+                "; it heard {:?} from port {} to {} by pid {} ({})",
+                record.moment,
+                record.ends.sport,
+                record.ends.dport,
+                record.pid.unwrap_or(0),
+                record.name()
+            );
+        }
+        Err(why)
+    }
+}
+
+impl Expected {
+    fn is(&self, record: &Record) -> bool {
+        let (ours, theirs) = (&self.ends, &record.ends);
+        let is_local = theirs.src == ours.src || self.local_any && theirs.src == [0; 16];
+        self.moments.contains(&record.moment)
+            && is_local
+            && (theirs.ipv6, theirs.proto, theirs.dst) == (ours.ipv6, ours.proto, ours.dst)
+            && (theirs.sport, theirs.dport) == (ours.sport, ours.dport)
+    }
+
+    fn is_near(&self, record: &Record) -> bool {
+        let (ours, theirs) = (&self.ends, &record.ends);
+        theirs.proto == ours.proto && (theirs.sport == ours.sport || theirs.dport == ours.dport)
+    }
+}
+
+/// One connection and one datagram to ourselves.
+fn traffic() -> io::Result<Traffic> {
+    let name = fs::read("/proc/thread-self/comm")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    client.write_all(b"?")?;
+    let (sender, receiver) = (
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
+    );
+    sender.send_to(b"?", receiver.local_addr()?)?;
+    let expected = |what, moments, proto, from, to, local_any| Expected {
+        what,
+        moments,
+        ends: tuple(proto, from, to),
+        local_any,
+    };
+    let (at_client, at_server) = (client.local_addr()?, server.local_addr()?);
+    Ok(Traffic {
+        name: comm(name.trim_ascii_end()),
+        expected: vec![
+            expected(
+                "a connection",
+                &[Moment::Connect],
+                TCP,
+                at_client,
+                at_server,
+                false,
+            ),
+            expected(
+                "a connection taken",
+                &[Moment::Accept, Moment::PacketIn, Moment::Release],
+                TCP,
+                at_server,
+                at_client,
+                false,
+            ),
+            expected(
+                "a datagram",
+                &[Moment::Send, Moment::PacketOut, Moment::Confirm],
+                UDP,
+                sender.local_addr()?,
+                receiver.local_addr()?,
+                true,
+            ),
+        ],
+    })
+}
+
+fn tuple(proto: u8, from: SocketAddr, to: SocketAddr) -> Tuple {
+    let bytes = |address: SocketAddr| {
+        let mut bytes = [0; 16];
+        if let SocketAddr::V4(v4) = address {
+            for (to, from) in bytes.iter_mut().zip(v4.ip().octets()) {
+                *to = from;
+            }
+        }
+        bytes
+    };
+    Tuple {
+        proto,
+        src: bytes(from),
+        dst: bytes(to),
+        sport: from.port(),
+        dport: to.port(),
+        ..Tuple::default()
+    }
+}
+
+/// What our own network namespace is called in the rung's records, learnt without a packet.
+fn own_namespace(probes: &mut Probes, rung: Rung) -> Result<Option<u64>, String> {
+    if rung == Rung::Trace {
+        return Ok(fs::metadata("/proc/thread-self/ns/net")
+            .ok()
+            .map(|file| file.ino()));
+    }
+    let Ok(socket) = datagram_socket() else {
+        return Ok(None);
+    };
+    // Both fail or succeed without a word to anybody; what counts is that they were called.
+    if rung == Rung::Cgroup {
+        let _ = connect(&socket, &DISCARD);
+    } else {
+        let _ = sendto(&socket, &vec![0; TOO_LONG], SendFlags::empty(), &DISCARD);
+    }
+    let pid = std::process::id();
+    let mut netns = None;
+    let to = tuple(UDP, DISCARD.into(), DISCARD.into());
+    hear(probes, |record| {
+        let ends = &record.ends;
+        let is_ours = record.pid == Some(pid)
+            && (ends.proto, ends.dport, ends.dst) == (UDP, to.dport, to.dst);
+        if is_ours {
+            netns = record.netns;
+        }
+        is_ours
+    })?;
+    Ok(netns)
+}
+
+fn datagram_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::probe::Source;
+
+    fn expected() -> Expected {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Expected {
+            what: "a datagram",
+            moments: &[Moment::Send],
+            ends: tuple(UDP, at(1000), at(2000)),
+            local_any: true,
+        }
+    }
+
+    fn record() -> Record {
+        Record {
+            at_ns: 1,
+            cookie: None,
+            netns: None,
+            pid: Some(std::process::id()),
+            uid: None,
+            source: Source::Probe,
+            moment: Moment::Send,
+            ends: expected().ends,
+            inherited: false,
+            comm: comm(b"us"),
+        }
+    }
+
+    fn check() -> Check {
+        Check::new(Traffic {
+            name: comm(b"us"),
+            expected: vec![expected()],
+        })
+    }
+
+    #[test]
+    fn the_truth_is_believed() {
+        let mut exact = check();
+        assert!(exact.hear(&record()) && exact.result().is_ok());
+        let (mut any, mut unbound) = (check(), record());
+        unbound.ends.src = [0; 16];
+        assert!(any.hear(&unbound) && any.result().is_ok());
+    }
+
+    #[test]
+    fn anything_else_is_not() {
+        let silent = check().result().unwrap_err();
+        assert!(silent.contains("nothing of a datagram from port 1000 to 2000"));
+        let lies: [fn(&mut Record); 6] = [
+            |record| record.pid = Some(1),
+            |record| record.comm = comm(b"them"),
+            |record| record.ends.sport = 1001,
+            |record| record.ends.dst = [9; 16],
+            |record| record.ends.proto = TCP,
+            |record| record.moment = Moment::Connect,
+        ];
+        for lie in lies {
+            let (mut check, mut record) = (check(), record());
+            lie(&mut record);
+            assert!(!check.hear(&record));
+            assert!(check.result().unwrap_err().contains("; it heard "));
+        }
+    }
+}
