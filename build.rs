@@ -9,6 +9,7 @@ fn main() {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=BPF_CLANG");
+    println!("cargo::rerun-if-env-changed=BPF_STRIP");
     if env::var_os("CARGO_FEATURE_BPF").is_none() {
         return;
     }
@@ -70,6 +71,7 @@ fn compile(clang: &str, source: &Path, object: &Path) {
             "-ffile-prefix-map=bpf/=/conntracker/bpf/",
             "-fdebug-compilation-dir=/conntracker",
         ])
+        .arg(format!("-ffile-prefix-map={include}=/libbpf"))
         .arg(format!("-D__TARGET_ARCH_{architecture}"))
         .arg(format!("-I{include}"))
         .arg("-c")
