@@ -4,11 +4,11 @@ use crate::error::{Error, Result};
 pub use crate::firewall::activation::Activation;
 pub use crate::firewall::instrument::Rung;
 use crate::flow::filter::{Filter, Network};
-pub use crate::owner::ladder::Wish as OwnerRung;
 use crate::limits::{
     CAPACITY_DEFAULT, CAPACITY_MAX, DURATION_MAX_S, RECEIVE_BUFFER, TRACE_RATE_DEFAULT,
     TRACE_RATE_MAX,
 };
+pub use crate::owner::ladder::Wish as OwnerRung;
 pub use crate::report::Format;
 use lexopt::prelude::*;
 use std::ffi::OsString;

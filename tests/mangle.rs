@@ -115,6 +115,7 @@ fn render(pipeline: &Pipeline<'_>) {
         allocations: 0,
         blind: None,
         trace: None,
+        owning: None,
     };
     for format in [Format::Text, Format::Json] {
         let mut out = Vec::new();

@@ -52,6 +52,11 @@ impl Addresses {
         Ok(true)
     }
 
+    /// All that are known.
+    pub fn iter(&self) -> impl Iterator<Item = &Address> {
+        self.addresses.iter()
+    }
+
     /// Whether an address (IPv4 in the first four bytes) is this machine's.
     pub fn is_local(&self, ipv6: bool, address: &[u8; 16]) -> bool {
         const LOOPBACK: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];

@@ -50,13 +50,14 @@ impl OwnerSource {
         for line in probe_events::sweep() {
             super::log::line(format_args!("{line}"));
         }
-        let chosen = ladder::climb(options.owner_rung, options.btf.as_deref()).map_err(|reason| {
-            let hint = "--owner auto takes the best that works";
-            Error::failed("finding the processes behind flows", reason, hint)
-        })?;
+        let chosen =
+            ladder::climb(options.owner_rung, options.btf.as_deref()).map_err(|reason| {
+                let hint = "--owner auto takes the best that works";
+                Error::failed("finding the processes behind flows", reason, hint)
+            })?;
         Ok(OwnerSource {
             chosen,
-            cache: Cache::new(),
+            cache: Cache::default(),
             users: Users::new(Path::new("/etc/passwd")),
             told_users: HashSet::new(),
             addresses: Addresses::new(),
@@ -178,7 +179,7 @@ impl OwnerSource {
     fn ask(&mut self, budget: Duration, intake: &mut Intake<'_>) {
         let until = clock::monotonic() + budget;
         while let Some(ends) = self.asked.pop_front() {
-            let found = self.sockets.find(&ends);
+            let found = self.sockets.find(&ends, clock::monotonic());
             if let Some(found) = found {
                 let inherited = found.inherited || found.ends.dst != ends.dst;
                 let record = Record {
@@ -200,7 +201,7 @@ impl OwnerSource {
             let bytes: Vec<u8> = self
                 .addresses
                 .iter()
-                .flat_map(|(ipv6, address)| [&[u8::from(ipv6)][..], &address].concat())
+                .flat_map(|known| [&[u8::from(known.ipv6)], &known.address[..]].concat())
                 .collect();
             intake.owner(OwnerInput::Addresses(&bytes));
         }
@@ -239,18 +240,18 @@ impl OwnerSource {
     fn introduce(&mut self, record: &Record, intake: &mut Intake<'_>) {
         let attributor = intake.pipeline.attributor.as_ref();
         if attributor.is_some_and(|attributor| attributor.is_full()) {
-            self.cache = Cache::new();
+            self.cache = Cache::default();
             intake.owner(OwnerInput::Forget);
         }
         if let Some(pid) = record.pid {
             match self.cache.look(pid, &record.comm, record.at_ns) {
                 Look::Same => {}
                 Look::Gone => intake.owner(OwnerInput::Gone(pid)),
-                Look::Told(process) => intake.owner(OwnerInput::Process(Told {
+                Look::Tell(process) => intake.owner(OwnerInput::Process(Told {
                     pid,
                     parent: process.ppid,
                     started_ticks: process.start_ticks,
-                    netns: process.netns,
+                    netns: process.netns.unwrap_or(0),
                     texts: [
                         &process.comm,
                         &process.cmdline,

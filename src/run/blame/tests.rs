@@ -150,6 +150,7 @@ impl Bench {
                 paths: self.ways.path_count(),
                 ended: None,
             }),
+            owning: None,
         }
     }
 
