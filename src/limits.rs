@@ -19,7 +19,7 @@ pub const BYTES_PER_FLOW: usize = 160;
 pub const BYTES_PER_TRACED_FLOW: usize = 20;
 
 /// What it costs more with `-b`.
-pub const BYTES_PER_OWNED_FLOW: usize = 16;
+pub const BYTES_PER_OWNED_FLOW: usize = 20;
 
 /// Processes that are known at a time; those of flows that left the table make room.
 pub const OWNERS_MAX: usize = 1 << 16;

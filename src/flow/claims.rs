@@ -98,7 +98,15 @@ impl Claims {
         slots.filter(move |(_, claim)| claim.ends == *ends)
     }
 
-    /// Forgets a claim; its place in the ring waits for its turn.
+    /// Forgets a claim that is there.
+    pub fn remove_claim(&mut self, claim: &Claim) {
+        let place = self.of(&claim.ends).find(|(_, kept)| *kept == claim);
+        if let Some((place, _)) = place {
+            self.remove(place);
+        }
+    }
+
+    /// Forgets the claim at a place; its turn in the ring stays.
     pub fn remove(&mut self, place: u32) {
         self.unlink(place);
         self.ring[place as usize].is_linked = false;

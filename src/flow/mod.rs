@@ -10,6 +10,8 @@ pub mod key;
 mod model_tests;
 pub mod notes;
 pub mod owned;
+#[cfg(test)]
+mod owned_tests;
 pub mod owner;
 pub mod path;
 mod reclaim;

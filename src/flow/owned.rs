@@ -9,7 +9,9 @@
 //! used; else it waits (claims.rs), and a flow that enters the table looks for the claims with its
 //! tuples. What begins a flow (connect, send) was claimed before it began; what answers (accept,
 //! receive, a packet) after. Equal ends come again with another process, so the moment of a claim must
-//! lie in the flow's life, and a claim that belongs to one connection only is used once.
+//! lie in the flow's life, and a claim that belongs to one connection only is used once. A claim that
+//! comes late in a flow's life may be about the next flow, whose beginning waits unread: it waits until
+//! all events are read.
 //!
 //! Some probes do not see everything: a datagram's sender without its address, a receiver without the
 //! other end. Such a claim counts for a flow only where that end's address is this machine's, and
@@ -33,8 +35,10 @@ const S: u64 = 1000 * MS;
 const SLACK_NS: u64 = MS;
 /// A flow's time may be when we read of it, so much later than it began.
 const READ_DELAY_NS: u64 = 2 * S;
-/// A SYN is repeated for so long (tcp_syn_retries = 6), each time by the same connect.
-const CONNECT_NS: u64 = 130 * S;
+/// Between a connect and its first packet there is only this machine's firewall.
+const CONNECT_NS: u64 = 5 * MS;
+/// What follows a flow's beginning so soon cannot be about the next one with the same ends.
+const PROMPT_NS: u64 = 5 * MS;
 /// What is sent again and again is claimed again in this time.
 const SEND_NS: u64 = 10 * S;
 /// A claim without ports counts for a flow that begins so soon after it.
@@ -47,6 +51,8 @@ pub struct Owned {
     pub owners: [OwnerId; 2],
     /// How that is known.
     pub evidence: [Option<Evidence>; 2],
+    /// Which ends are on this machine.
+    is_here: [bool; 2],
     /// Whether the flow's time is the kernel's own.
     is_kernel_time: bool,
 }
@@ -55,12 +61,15 @@ pub struct Owned {
 const _: () = assert!(size_of::<Owned>() <= BYTES_PER_OWNED_FLOW);
 
 impl Owned {
-    /// The owner of one direction's line: of the end that sends, else of the other end.
-    pub fn of_line(&self, side: Side) -> Option<(OwnerId, Side)> {
-        [side, other(side)]
-            .into_iter()
-            .map(|side| (self.owners[side as usize], side))
-            .find(|(owner, _)| *owner != 0)
+    /// The owner that one direction's line shows, 0 for none: that of the end which sends, and where
+    /// that is not on this machine, of the other.
+    pub fn of_line(&self, side: Side) -> OwnerId {
+        let own = self.owners[side as usize];
+        if own == 0 && !self.is_here[side as usize] {
+            self.owners[other(side) as usize]
+        } else {
+            own
+        }
     }
 
     /// What is known here, and there where nothing is.
@@ -96,6 +105,8 @@ pub(super) struct Ownership {
     claims: Claims,
     /// Addresses of this machine, sorted.
     local: Vec<(bool, [u8; 16])>,
+    /// Claims that came late in a flow's life: they wait until all events are read.
+    late: VecDeque<Claim>,
     /// Flows whose process is not known yet: place, when they were first seen.
     wanted: VecDeque<(u32, u64)>,
     /// Flows that found no room there.
@@ -121,6 +132,7 @@ impl Table {
             owned,
             claims: Claims::new(self.hasher),
             local: Vec::new(),
+            late: VecDeque::with_capacity(WANTED_MAX),
             wanted: VecDeque::with_capacity(WANTED_MAX),
             unasked: 0,
         });
@@ -154,25 +166,41 @@ impl Table {
 
     /// Takes a claim: for the flow that is there, or to wait for the one that comes.
     pub fn apply_claim(&mut self, claim: &Claim, observer: &mut impl Observer) {
-        let found = self.flow_of_claim(&claim.ends);
+        if self.use_claim(claim, false, observer) {
+            return;
+        }
         let Some(ownership) = &mut self.ownership else {
             return;
         };
-        let mut is_used = false;
-        if let Some((place, side)) = found {
-            let owned = &mut ownership.owned[place as usize];
-            if fits(claim, &Span::of(&self.flows[place as usize], *owned)) {
-                let is_new = owned.take(side, claim);
-                // Another process at this end is the next flow's, which is not read yet.
-                is_used = is_once(claim) && owned.owners[side as usize] == claim.owner;
-                if is_new {
-                    self.tell(Change::Owned, place, observer);
-                }
-            }
+        let begins = claim.evidence.moment == Moment::Connect;
+        if is_once(claim) && !begins && ownership.late.len() < WANTED_MAX {
+            ownership.late.push_back(*claim);
         }
-        if let Some(ownership) = self.ownership.as_mut().filter(|_| !is_used) {
-            ownership.claims.insert(claim);
+        ownership.claims.insert(claim);
+    }
+
+    /// Gives a claim to the flow that is there, if it is about that one. Says whether it is used up.
+    fn use_claim(&mut self, claim: &Claim, all_read: bool, observer: &mut impl Observer) -> bool {
+        let Some((place, side)) = self.flow_of_claim(&claim.ends) else {
+            return false;
+        };
+        let Some(ownership) = &mut self.ownership else {
+            return false;
+        };
+        let owned = &mut ownership.owned[place as usize];
+        if !fits(
+            claim,
+            &Span::of(&self.flows[place as usize], *owned, all_read),
+        ) {
+            return false;
         }
+        let is_new = owned.take(side, claim);
+        // Another process at this end is the next flow's, which is not read yet.
+        let is_used = is_once(claim) && owned.owners[side as usize] == claim.owner;
+        if is_new {
+            self.tell(Change::Owned, place, observer);
+        }
+        is_used
     }
 
     /// The flow that a socket with these ends is an end of, and which.
@@ -204,7 +232,7 @@ impl Table {
         };
         if let Some(ownership) = &mut self.ownership {
             if flow.netns().is_none() && !flow.is_folded() {
-                ownership.look(flow, &mut owned);
+                ownership.look(flow, &mut owned, false);
             }
         }
         owned
@@ -218,9 +246,12 @@ impl Table {
         ownership.owned.resize(self.flows.len(), Owned::default());
         ownership.owned[place as usize] = owned;
         let flow = &self.flows[place as usize];
-        let is_wanted = [Side::Original, Side::Reply].into_iter().any(|side| {
-            owned.rank(side) < Some(Rank::Inherited) && ownership.is_local(&flow.tuple(side))
-        });
+        let sides = [Side::Original, Side::Reply];
+        let is_here = sides.map(|side| ownership.is_local(&flow.tuple(side)));
+        ownership.owned[place as usize].is_here = is_here;
+        let is_wanted = sides
+            .into_iter()
+            .any(|side| owned.rank(side) < Some(Rank::Inherited) && is_here[side as usize]);
         if is_wanted && flow.netns().is_none() && !flow.is_folded() {
             if ownership.wanted.len() < WANTED_MAX {
                 ownership.wanted.push_back((place, flow.first_seen_ns()));
@@ -230,10 +261,17 @@ impl Table {
         }
     }
 
+    /// Something was lost of what processes claim: what waits may be another's by now.
+    pub fn forget_claims(&mut self) {
+        if let Some(ownership) = &mut self.ownership {
+            ownership.claims = Claims::new(self.hasher);
+        }
+    }
+
     /// Whether there are flows whose process nobody named yet.
     pub fn wants_owners(&self) -> bool {
         let ownership = self.ownership.as_ref();
-        ownership.is_some_and(|ownership| !ownership.wanted.is_empty())
+        ownership.is_some_and(|own| !own.wanted.is_empty() || !own.late.is_empty())
     }
 
     /// A flow becomes an entry that stands for many, of as many processes.
@@ -243,14 +281,15 @@ impl Table {
         }
     }
 
-    /// Looks once more for the processes of flows that were first seen before then; `ask` is told the
-    /// ends that nobody has claimed.
+    /// Looks once more for the processes of flows that were first seen before then, when all events are
+    /// read; `ask` is told the ends that nobody has claimed.
     pub fn settle_wanted(
         &mut self,
         before_ns: u64,
         observer: &mut impl Observer,
         ask: &mut dyn FnMut(&Tuple),
     ) {
+        self.settle_late(observer);
         loop {
             let Some(ownership) = &mut self.ownership else {
                 return;
@@ -267,9 +306,26 @@ impl Table {
         }
     }
 
+    /// Gives the claims that came late to the flows that are there.
+    fn settle_late(&mut self, observer: &mut impl Observer) {
+        let late = self.ownership.as_mut().and_then(|own| own.late.pop_front());
+        let mut next = late;
+        while let Some(claim) = next {
+            let is_used = self.use_claim(&claim, true, observer);
+            let Some(ownership) = &mut self.ownership else {
+                return;
+            };
+            if is_used {
+                ownership.claims.remove_claim(&claim);
+            }
+            next = ownership.late.pop_front();
+        }
+    }
+
     /// The same for every flow, at the end of a capture: of those that live, `ask` is also told the ends
     /// whose process is one of several.
     pub fn settle_all(&mut self, observer: &mut impl Observer, ask: &mut dyn FnMut(&Tuple)) {
+        self.settle_late(observer);
         for place in 0..self.flows.len() as u32 {
             let flow = self.flow(place);
             if flow.is_used() && !flow.is_folded() && flow.netns().is_none() {
@@ -291,7 +347,7 @@ impl Table {
         let flow = self.flows[place as usize];
         let before = ownership.owned[place as usize];
         let mut owned = before;
-        ownership.look(&flow, &mut owned);
+        ownership.look(&flow, &mut owned, true);
         ownership.owned[place as usize] = owned;
         if owned != before {
             self.tell(Change::Owned, place, observer);
@@ -324,9 +380,9 @@ impl Table {
 }
 
 impl Ownership {
-    /// Takes what the claims say of a flow's ends.
-    fn look(&mut self, flow: &Flow, owned: &mut Owned) {
-        let span = Span::of(flow, *owned);
+    /// Takes what the claims say of a flow's ends; `all_read` is whether all events were read.
+    fn look(&mut self, flow: &Flow, owned: &mut Owned, all_read: bool) {
+        let span = Span::of(flow, *owned, all_read);
         for side in [Side::Original, Side::Reply] {
             let ends = flow.tuple(side);
             let turned = flow.tuple(other(side)).inverse();
@@ -386,11 +442,14 @@ struct Span {
     began_ns: u64,
     is_kernel_time: bool,
     ended_ns: Option<u64>,
+    /// Whether it would be known if it had ended.
+    all_read: bool,
 }
 
 impl Span {
-    fn of(flow: &Flow, owned: Owned) -> Span {
+    fn of(flow: &Flow, owned: Owned, all_read: bool) -> Span {
         Span {
+            all_read,
             began_ns: flow.start_ns().unwrap_or(flow.first_seen_ns()),
             is_kernel_time: owned.is_kernel_time,
             ended_ns: flow.end_ns(),
@@ -424,20 +483,23 @@ fn fits(claim: &Claim, span: &Span) -> bool {
     let begins = at <= span.began_ns.saturating_add(SLACK_NS);
     let not_after_end = span
         .ended_ns
-        .is_none_or(|ended| at <= ended.saturating_add(S));
+        .is_none_or(|ended| at <= ended.saturating_add(SLACK_NS));
+    let is_prompt = at <= span.began_ns.saturating_add(PROMPT_NS);
+    let is_this_one = span.all_read || is_prompt || !is_once(claim);
     let is_any = claim.ends.dst == [0; 16];
     let is_portless = claim.ends.sport == 0 && claim.ends.dport == 0 && has_id(&claim.ends);
     match claim.evidence.moment {
-        Moment::Connect => begins && within(CONNECT_NS),
+        Moment::Connect if span.is_kernel_time => begins && within(CONNECT_NS),
+        Moment::Connect => begins && within(READ_DELAY_NS),
         Moment::Send if is_portless => begins && within(PORTLESS_NS + READ_DELAY_NS),
         Moment::Send | Moment::Confirm => within(SEND_NS) && not_after_end,
         Moment::Receive if is_any => {
             at >= span.after_ns() && at <= span.began_ns.saturating_add(SEND_NS)
         }
         Moment::Accept | Moment::Receive | Moment::PacketOut | Moment::PacketIn => {
-            at >= span.after_ns() && not_after_end
+            at >= span.after_ns() && not_after_end && is_this_one
         }
-        Moment::Release => at >= span.after_ns(),
+        Moment::Release => at >= span.after_ns() && is_this_one,
         Moment::Socket if is_any && claim.evidence.source == Source::Probe => begins, // it listens
         Moment::Socket if is_any => false, // it may be another's by now: it is found by its cookie
         Moment::Socket => within(SEND_NS),

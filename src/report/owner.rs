@@ -9,11 +9,7 @@ use crate::flow::owner::{Owner, OwnerId};
 
 /// The number of the process that a direction's line shows; 0 where none is known.
 pub fn number(shown: &Shown<'_>, side: Side) -> OwnerId {
-    shown
-        .notes
-        .owned
-        .of_line(side)
-        .map_or(0, |(owner, _)| owner)
+    shown.notes.owned.of_line(side)
 }
 
 /// Appends the process of a direction's line: `(command,pid:N,uid:NAME)`, or `(-)`.

@@ -270,6 +270,7 @@ impl<'a> Pipeline<'a> {
             OwnerInput::Settle { before_ns } => {
                 table.settle_wanted(before_ns, &mut watching, &mut ask);
             }
+            OwnerInput::LostTotal(_) => table.forget_claims(),
             OwnerInput::SettleAll => table.settle_all(&mut watching, &mut ask),
             _ => {}
         }
