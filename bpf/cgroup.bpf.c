@@ -83,7 +83,7 @@ struct {
 	__uint(max_entries, 4096);
 	__type(key, struct told_key);
 	__type(value, struct told);
-} told_lately SEC(".maps");
+} flows_told SEC(".maps");
 
 /*
  * A field of the context can only be read at a fixed place. The empty assembly keeps clang from
@@ -144,11 +144,11 @@ static __always_inline void fill(struct record *record, __u8 moment, const struc
 static __always_inline bool is_news(const struct told_key *key, __u32 pid, __u64 again, bool begins)
 {
 	struct told now = { .at_ns = bpf_ktime_get_ns(), .pid = pid };
-	struct told *told = bpf_map_lookup_elem(&told_lately, key);
+	struct told *told = bpf_map_lookup_elem(&flows_told, key);
 
 	if (told && !begins && told->pid == pid && now.at_ns - told->at_ns < again)
 		return false;
-	bpf_map_update_elem(&told_lately, key, &now, BPF_ANY);
+	bpf_map_update_elem(&flows_told, key, &now, BPF_ANY);
 	return true;
 }
 
@@ -202,11 +202,15 @@ int cg_may_release(struct bpf_sock *sk)
 	return ALLOW;
 }
 
-/* The process that names an address to a socket is the one that uses it. */
-static __always_inline struct owner *use(struct bpf_sock_addr *ctx, __u64 cookie)
+/*
+ * The process that names an address to a socket is the one that uses it. Tells whether it was taken to
+ * be another one before.
+ */
+static __always_inline struct owner *use(struct bpf_sock_addr *ctx, __u64 cookie, bool *is_new)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct owner *owner;
+	__u32 before;
 
 	if (!sk)
 		return NULL;
@@ -215,7 +219,9 @@ static __always_inline struct owner *use(struct bpf_sock_addr *ctx, __u64 cookie
 		return NULL;
 	if (!owner->netns)
 		owner->netns = bpf_get_netns_cookie(ctx);
+	before = owner->pid;
 	take(owner, cookie);
+	*is_new = owner->pid != before;
 	return owner;
 }
 
@@ -242,7 +248,8 @@ static __always_inline void address_ends(struct bpf_sock_addr *ctx, bool ipv6, s
 static __always_inline int connects(struct bpf_sock_addr *ctx, bool ipv6)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct owner *owner = use(ctx, cookie);
+	bool is_new = false;
+	struct owner *owner = use(ctx, cookie, &is_new);
 	struct ends ends = {};
 	struct record record;
 
@@ -257,7 +264,8 @@ static __always_inline int connects(struct bpf_sock_addr *ctx, bool ipv6)
 static __always_inline int sends(struct bpf_sock_addr *ctx, bool ipv6)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct owner *owner = use(ctx, cookie);
+	bool is_new = false;
+	struct owner *owner = use(ctx, cookie, &is_new);
 	struct told_key key = {};
 	struct record record;
 
@@ -273,9 +281,20 @@ static __always_inline int sends(struct bpf_sock_addr *ctx, bool ipv6)
 	return ALLOW;
 }
 
-static __always_inline int receives(struct bpf_sock_addr *ctx)
+/* Its first datagram was told as somebody else's where another process has made the socket. */
+static __always_inline int receives(struct bpf_sock_addr *ctx, bool ipv6)
 {
-	use(ctx, bpf_get_socket_cookie(ctx));
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	bool is_new = false;
+	struct owner *owner = use(ctx, cookie, &is_new);
+	struct ends ends = {};
+	struct record record;
+
+	if (!owner || !is_new)
+		return ALLOW;
+	address_ends(ctx, ipv6, &ends);
+	fill(&record, MOMENT_RECEIVE, &ends, owner, cookie);
+	TELL(ctx, record);
 	return ALLOW;
 }
 
@@ -306,13 +325,13 @@ int cg_sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int cg_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return receives(ctx);
+	return receives(ctx, false);
 }
 
 SEC("cgroup/recvmsg6")
 int cg_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return receives(ctx);
+	return receives(ctx, true);
 }
 
 static __always_inline void tcp_ends(struct bpf_sock_ops *ctx, struct ends *ends)
@@ -546,9 +565,18 @@ static __always_inline bool is_kernels(const struct bpf_sock *sk, const struct e
 }
 
 /*
- * The first packet of a flow. `by_current`: the task that runs is the one that sends, which is so
- * unless TCP's own clock does; it may be another one than the socket's owner where that was connected.
+ * The task that runs sends the packet, by a socket that need not be its own: a child may use what its
+ * parent has connected. It is not so where the kernel sends for others, as TCP and tunnels do: those
+ * of UDP are not connected, and a socket that is not was told by the address that was named to it.
  */
+static __always_inline bool is_sender(const struct bpf_sock *sk, const struct owner *owner)
+{
+	if (sk->protocol == IPPROTO_TCP || (sk->protocol == IPPROTO_UDP && !sk->dst_port))
+		return false;
+	return bpf_get_current_pid_tgid() >> 32 && (__u32)bpf_get_current_uid_gid() == owner->uid;
+}
+
+/* The first packet of a flow. */
 static __always_inline int packet(struct __sk_buff *skb, bool leaves, bool by_current)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -574,8 +602,7 @@ static __always_inline int packet(struct __sk_buff *skb, bool leaves, bool by_cu
 	if (leaves ? !owner && is_kernels(sk, &key.ends) : is_copy(sk, key.ends.proto))
 		return ALLOW;
 	key.cookie = bpf_get_socket_cookie(skb);
-	if (by_current && owner && sk->protocol != IPPROTO_TCP && bpf_get_current_pid_tgid() >> 32 &&
-	    (__u32)bpf_get_current_uid_gid() == owner->uid)
+	if (by_current && owner && is_sender(sk, owner))
 		take(owner, key.cookie);
 	if (has_one_flow)
 		owner->told_ns = now;
