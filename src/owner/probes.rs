@@ -23,7 +23,7 @@ const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
 /// What a program that may be missing has in its name.
 const OPTIONAL: &str = "_may_";
 /// The map that is as large as the machine allows.
-const TOLD_LATELY: &str = "told_lately";
+const FLOWS_TOLD: &str = "flows_told";
 
 /// Probes that send records. Dropped, nothing of them is left in the kernel.
 #[derive(Debug)]
@@ -225,7 +225,7 @@ fn load(
         }
     }
     object.set_constant(std::process::id()).map_err(refused)?;
-    match object.set_entries(TOLD_LATELY, entries()) {
+    match object.set_entries(FLOWS_TOLD, entries()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
         _ => {}
     }

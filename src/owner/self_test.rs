@@ -25,6 +25,10 @@ const DISCARD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
 /// More than a datagram can have: refused, but not before a probe has seen it.
 const TOO_LONG: usize = 70_000;
 
+const CONNECTS: &[Moment] = &[Moment::Connect];
+const TAKES: &[Moment] = &[Moment::Accept, Moment::PacketIn, Moment::Release];
+const SENDS: &[Moment] = &[Moment::Send, Moment::PacketOut, Moment::Confirm];
+
 /// A record that must come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Expected {
@@ -33,6 +37,8 @@ struct Expected {
     ends: Tuple,
     /// Whether the local address may be any.
     local_any: bool,
+    /// Whether it is as good to hear who listens there.
+    listening: bool,
 }
 
 /// What our traffic was.
@@ -135,6 +141,10 @@ impl Expected {
     fn is(&self, record: &Record) -> bool {
         let (ours, theirs) = (&self.ends, &record.ends);
         let is_local = theirs.src == ours.src || self.local_any && theirs.src == [0; 16];
+        if self.listening && record.moment == Moment::Socket {
+            let local = (theirs.ipv6, theirs.proto, theirs.sport, theirs.src);
+            return local == (ours.ipv6, ours.proto, ours.sport, ours.src);
+        }
         self.moments.contains(&record.moment)
             && is_local
             && (theirs.ipv6, theirs.proto, theirs.dst) == (ours.ipv6, ours.proto, ours.dst)
@@ -159,40 +169,25 @@ fn traffic() -> io::Result<Traffic> {
         UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
     );
     sender.send_to(b"?", receiver.local_addr()?)?;
-    let expected = |what, moments, proto, from, to, local_any| Expected {
+    let (at_client, at_server) = (client.local_addr()?, server.local_addr()?);
+    let (from, to) = (sender.local_addr()?, receiver.local_addr()?);
+    let expected = |what, moments, ends: Tuple| Expected {
         what,
         moments,
-        ends: tuple(proto, from, to),
-        local_any,
+        ends,
+        local_any: ends.proto == UDP,
+        listening: ends.proto == TCP && ends.sport == at_server.port(),
     };
-    let (at_client, at_server) = (client.local_addr()?, server.local_addr()?);
     Ok(Traffic {
         name: comm(name.trim_ascii_end()),
         expected: vec![
-            expected(
-                "a connection",
-                &[Moment::Connect],
-                TCP,
-                at_client,
-                at_server,
-                false,
-            ),
+            expected("a connection", CONNECTS, tuple(TCP, at_client, at_server)),
             expected(
                 "a connection taken",
-                &[Moment::Accept, Moment::PacketIn, Moment::Release],
-                TCP,
-                at_server,
-                at_client,
-                false,
+                TAKES,
+                tuple(TCP, at_server, at_client),
             ),
-            expected(
-                "a datagram",
-                &[Moment::Send, Moment::PacketOut, Moment::Confirm],
-                UDP,
-                sender.local_addr()?,
-                receiver.local_addr()?,
-                true,
-            ),
+            expected("a datagram", SENDS, tuple(UDP, from, to)),
         ],
     })
 }
@@ -262,9 +257,10 @@ mod tests {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Expected {
             what: "a datagram",
-            moments: &[Moment::Send],
+            moments: SENDS,
             ends: tuple(UDP, at(1000), at(2000)),
             local_any: true,
+            listening: false,
         }
     }
 
@@ -297,6 +293,18 @@ mod tests {
         let (mut any, mut unbound) = (check(), record());
         unbound.ends.src = [0; 16];
         assert!(any.hear(&unbound) && any.result().is_ok());
+    }
+
+    #[test]
+    fn a_listening_socket_is_as_good_as_a_connection_taken() {
+        let mut expected = expected();
+        (expected.listening, expected.ends.proto) = (true, TCP);
+        let mut listens = record();
+        (listens.moment, listens.ends.proto) = (Moment::Socket, TCP);
+        (listens.ends.dst, listens.ends.dport) = ([0; 16], 0);
+        assert!(expected.is(&listens));
+        listens.ends.sport = 1;
+        assert!(!expected.is(&listens));
     }
 
     #[test]
