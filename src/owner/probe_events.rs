@@ -1,7 +1,7 @@
 //! Names of probes that a killed process has left in kprobe_events: without a program behind them
 //! they do nothing, but pile up.
 
-use crate::sys::{machine, mounts};
+use crate::sys::mounts;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub fn sweep() -> Vec<String> {
     };
     let file = tracefs.join("kprobe_events");
     let events = fs::read_to_string(&file).unwrap_or_default();
-    leftovers(&events, machine::is_alive)
+    leftovers(&events, is_alive)
         .iter()
         .map(|event| match remove(&file, event) {
             Ok(()) => {
@@ -30,6 +30,11 @@ pub fn sweep() -> Vec<String> {
 fn remove(file: &Path, event: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(file)?;
     file.write_all(format!("-:{event}\n").as_bytes())
+}
+
+/// Whether a program runs under this pid. One that ended and is not waited for has no file any more.
+fn is_alive(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 /// The events, by group and name, that carry the pid of a process that is not alive.

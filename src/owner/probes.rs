@@ -76,7 +76,7 @@ impl Probes {
         self.attached.read(take)
     }
 
-    /// Records lost so far, as far as they were read up to.
+    /// Records lost so far: exactly, but the kernel tells it only with the next record that is not.
     pub fn lost(&self) -> u64 {
         self.attached.lost()
     }

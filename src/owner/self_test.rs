@@ -107,7 +107,7 @@ impl Check {
         }
         if self.traffic.expected.len() == before {
             let is_near = |expected: &Expected| expected.is_near(record);
-            if is_ours || self.traffic.expected.iter().any(is_near) {
+            if self.instead.is_none() && (is_ours || self.traffic.expected.iter().any(is_near)) {
                 self.instead = Some(*record);
             }
         }
@@ -118,17 +118,17 @@ impl Check {
         let Some(expected) = self.traffic.expected.first() else {
             return Ok(());
         };
-        let Tuple { sport, dport, .. } = expected.ends;
         let mut why = format!(
-            "the self-test heard nothing of {} from port {sport} to {dport} of 127.0.0.1 by pid {}",
-            expected.what, self.pid
+            "the self-test heard nothing of {} ({} by pid {})",
+            expected.what,
+            written(&expected.ends),
+            self.pid
         );
         if let Some(record) = self.instead {
             why += &format!(
-                "; it heard {:?} from port {} to {} by pid {} ({})",
+                "; it heard {:?} {} by pid {} ({})",
                 record.moment,
-                record.ends.sport,
-                record.ends.dport,
+                written(&record.ends),
                 record.pid.unwrap_or(0),
                 record.name()
             );
@@ -155,6 +155,23 @@ impl Expected {
         let (ours, theirs) = (&self.ends, &record.ends);
         theirs.proto == ours.proto && (theirs.sport == ours.sport || theirs.dport == ours.dport)
     }
+}
+
+/// The ends, with all that a record says of them. What is no IPv4 address although it should be is
+/// written as IPv6.
+fn written(ends: &Tuple) -> String {
+    let end = |address: [u8; 16], port: u16| match address {
+        [a, b, c, d, rest @ ..] if !ends.ipv6 && rest == [0; 12] => {
+            SocketAddr::from(([a, b, c, d], port))
+        }
+        _ => SocketAddr::from((address, port)),
+    };
+    format!(
+        "protocol {}, {} to {}",
+        ends.proto,
+        end(ends.src, ends.sport),
+        end(ends.dst, ends.dport)
+    )
 }
 
 /// One connection and one datagram to ourselves.
@@ -310,7 +327,7 @@ mod tests {
     #[test]
     fn anything_else_is_not() {
         let silent = check().result().unwrap_err();
-        assert!(silent.contains("nothing of a datagram from port 1000 to 2000"));
+        assert!(silent.contains("(protocol 17, 127.0.0.1:1000 to 127.0.0.1:2000 by"));
         let lies: [fn(&mut Record); 6] = [
             |record| record.pid = Some(1),
             |record| record.comm = comm(b"them"),

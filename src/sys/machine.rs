@@ -16,13 +16,6 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether there is such a process, be it somebody else's.
-pub fn is_alive(pid: u32) -> bool {
-    use rustix::process::{Pid, test_kill_process};
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
-}
-
 /// The kernel's release, e.g. "6.1.0-32-amd64".
 pub fn kernel_release() -> String {
     rustix::system::uname()

@@ -139,7 +139,7 @@ impl Attached {
         checked(result)
     }
 
-    /// Records that found no room, as far as they were told of by a read.
+    /// Records that found no room: exactly, but the kernel tells it only with the next record that does.
     pub fn lost(&self) -> u64 {
         // SAFETY: as in `read`; nobody changes it while `self` is borrowed.
         unsafe { self.inbox.as_ref() }.lost
