@@ -77,13 +77,13 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } events SEC(".maps");
 
-/* What was told lately. One thing has one place; another one that falls there pushes it out. */
+/* What was told lately, each in a slot of its own; another one that falls there pushes it out. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SLOTS);
 	__type(key, __u32);
 	__type(value, struct told);
-} told_lately SEC(".maps");
+} slots SEC(".maps");
 
 static __always_inline void read_sock(struct sock_head *head, const void *sk)
 {
@@ -149,7 +149,7 @@ static __always_inline bool is_news(const struct record *record)
 {
 	__u64 hash = hash_of(record);
 	__u32 slot = hash >> (64 - SLOT_BITS);
-	struct told *told = bpf_map_lookup_elem(&told_lately, &slot);
+	struct told *told = bpf_map_lookup_elem(&slots, &slot);
 
 	if (!told)
 		return true;
