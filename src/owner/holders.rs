@@ -281,6 +281,7 @@ mod tests {
 
     #[test]
     fn a_socket_is_held_until_it_is_closed() {
+        let _alone = crate::owner::alone();
         let mut holders = Holders::new();
         let ours = std::process::id();
         let first = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -22,3 +22,11 @@ pub mod probes;
 pub mod probe_events;
 pub mod rung;
 pub mod self_test;
+
+/// A child has its parent's sockets until it executes its program: tests of the one and the other take
+/// turns.
+#[cfg(test)]
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(|failed| failed.into_inner())
+}

@@ -380,6 +380,7 @@ mod tests {
 
     #[test]
     fn a_process_is_read() {
+        let _alone = crate::owner::alone();
         let child = sleeper();
         let process = Process::read(child.id()).unwrap();
         assert_eq!(
@@ -399,6 +400,7 @@ mod tests {
 
     #[test]
     fn a_process_is_told_once_and_a_later_one_inherits_nothing() {
+        let _alone = crate::owner::alone();
         let before = now_ns();
         std::thread::sleep(TICK * 3);
         let child = sleeper();
@@ -421,6 +423,7 @@ mod tests {
 
     #[test]
     fn another_program_of_the_same_process_is_told() {
+        let _alone = crate::owner::alone();
         let script = "read line; exec sleep 60";
         let mut child = Command::new("sh")
             .args(["-c", script])
@@ -448,6 +451,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes() {
+        let _alone = crate::owner::alone();
         let children = [sleeper(), sleeper(), sleeper()];
         let [a, b, c] = [0, 1, 2].map(|at: usize| children[at].id());
         let name = comm(b"sleep");

@@ -256,6 +256,7 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_connection_and_what_waits_for_one() {
+        let _alone = crate::owner::alone();
         both(|table| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let at = listener.local_addr().unwrap();
@@ -278,6 +279,7 @@ mod tests {
 
     #[test]
     fn datagrams_of_connected_and_unconnected_sockets() {
+        let _alone = crate::owner::alone();
         both(|table| {
             let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
             let any = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -300,6 +302,7 @@ mod tests {
 
     #[test]
     fn a_family_has_an_order_and_strangers_have_none() {
+        let _alone = crate::owner::alone();
         let ours = std::process::id();
         let mut child = std::process::Command::new("sleep")
             .arg("60")

@@ -21,7 +21,7 @@ pub struct Tables {
     exchange: Exchange,
     /// Whether sock_diag knows a protocol.
     has_diag: HashMap<u8, bool>,
-    by_port: Pace,
+    by_port: HashMap<u8, Pace>,
     /// What /proc/net had when it was read last, for protocols that sock_diag does not know: in order
     /// of protocol and local port.
     copy: Vec<Socket>,
@@ -34,7 +34,7 @@ impl Tables {
         Tables {
             exchange: Exchange::new(Family::SockDiag),
             has_diag: HashMap::new(),
-            by_port: Pace::default(),
+            by_port: HashMap::new(),
             copy: Vec::new(),
             copied: Pace::default(),
         }
@@ -95,12 +95,12 @@ impl Tables {
 
     /// A socket that is bound to an interface is found by its number only, which a flow does not tell.
     fn find_by_port(&mut self, ends: &Tuple) -> Option<Socket> {
-        let begun = self.by_port.begin()?;
+        let begun = self.by_port.entry(ends.proto).or_default().begin()?;
         let mut sockets = self.all(true, ends.proto, ends.sport);
         if !ends.ipv6 {
             sockets.extend(self.all(false, ends.proto, ends.sport));
         }
-        self.by_port.end(begun);
+        self.by_port.entry(ends.proto).or_default().end(begun);
         best(&sockets, ends)
     }
 
