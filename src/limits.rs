@@ -264,3 +264,11 @@ pub const PROBE_FLOW_MEMORY_SHARE: u64 = 16 << 10;
 
 /// How long the self-test of a rung waits for records: they come at once, where they come.
 pub const SELF_TEST_WAIT: Duration = Duration::from_millis(300);
+
+/// UDP ports of which it is known who shares them, sockets of one such port, and for how long that is
+/// believed: whoever shares a port does so for long.
+pub const SHARED_PORTS_MAX: usize = 256;
+/// See SHARED_PORTS_MAX.
+pub const SHARERS_MAX: usize = 64;
+/// See SHARED_PORTS_MAX.
+pub const SHARED_TRUST: Duration = Duration::from_secs(1);

@@ -75,7 +75,8 @@ impl SocketTable {
     /// Without a process, but with the user that made the socket, where the process is not found: in
     /// that case asking again a little later may help, since /proc is not walked for each flow. With
     /// `inherited` where a connection is not accepted yet: the listener's process is told, and another
-    /// may accept it; and where several hold the socket (see `seed`). `None` where there is no socket
+    /// may accept it; where several hold the socket (see `seed`); and where several have a UDP socket
+    /// each that is open to all on one port, of which the one is told that would take a datagram. `None` where there is no socket
     /// any more, where nobody holds it, or where it cannot be told which one it is.
     pub fn find(&mut self, ends: &Tuple, now: Duration) -> Option<Record> {
         match ends.proto {
@@ -86,6 +87,11 @@ impl SocketTable {
                 }
                 let mut record = self.record(&socket, ends, now);
                 record.inherited |= socket.state == TCP_LISTEN;
+                let others = self.tables.others(&socket, ends);
+                record.inherited |= others.iter().any(|other| {
+                    let holders = self.holders.of(*other);
+                    !holders.is_empty() && !record.pid.is_some_and(|pid| holders.contains(&pid))
+                });
                 Some(record)
             }
             _ if ends.is_icmp() => self.find_icmp(ends, now),
@@ -298,6 +304,20 @@ mod tests {
             assert_eq!(seeded(port).unwrap().ends.dst, [0; 16]);
             assert_eq!(seeded(port).unwrap().pid, ours);
         });
+    }
+
+    #[test]
+    fn who_is_not_found_has_a_user_at_least() {
+        let _alone = crate::owner::alone();
+        let mut table = SocketTable::new();
+        table.seed();
+        table.holders.rest();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        let ends = tuple(IPPROTO_UDP, at, SocketAddr::from(([127, 0, 0, 1], 9)));
+        let record = finds(&mut table, &ends).unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        assert_eq!((record.pid, record.uid), (None, Some(user)));
     }
 
     #[test]

@@ -2,18 +2,20 @@
 
 use super::exchange::{Answer, Exchange};
 use super::holders::Pace;
-use crate::limits::SEED_SOCKETS_MAX;
+use crate::limits::{SEED_SOCKETS_MAX, SHARED_PORTS_MAX, SHARED_TRUST, SHARERS_MAX};
+use crate::sys::clock;
 use crate::sys::netlink::Family;
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_RAW, IPPROTO_TCP, IPPROTO_UDP, TCP_SYN_RECV,
-    TCP_TIME_WAIT,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_RAW, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED, TCP_SYN_RECV, TCP_TIME_WAIT,
 };
 use crate::wire::proc_net;
 use crate::wire::sock_diag::{Socket, all_states_but, dump_request, exact_request, parse};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::time::Duration;
 
 /// The tables.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Tables {
     /// Whether sock_diag knows a protocol.
     has_diag: HashMap<u8, bool>,
     by_port: HashMap<u8, Pace>,
+    /// Open UDP sockets by their port, and until when that is believed.
+    shared: HashMap<u16, (Duration, Vec<Socket>)>,
     /// What /proc/net had when it was read last, for protocols that sock_diag does not know: in order
     /// of protocol and local port.
     copy: Vec<Socket>,
@@ -35,6 +39,7 @@ impl Tables {
             exchange: Exchange::new(Family::SockDiag),
             has_diag: HashMap::new(),
             by_port: HashMap::new(),
+            shared: HashMap::new(),
             copy: Vec::new(),
             copied: Pace::default(),
         }
@@ -104,6 +109,40 @@ impl Tables {
         best(&sockets, ends)
     }
 
+    /// The inodes of other UDP sockets that the same flow could be of: those that share a port. The
+    /// kernel tells one of them, which is the one that would take the next datagram; another may have
+    /// sent. Known as of the last second at best, and of longer ago where that would take too long.
+    pub fn others(&mut self, socket: &Socket, ends: &Tuple) -> Vec<u32> {
+        if socket.proto != IPPROTO_UDP || !socket.is_open_to_all() {
+            return Vec::new();
+        }
+        let port = ends.sport;
+        let is_known = |until: &Duration| clock::monotonic() < *until;
+        if !self
+            .shared
+            .get(&port)
+            .is_some_and(|(until, _)| is_known(until))
+        {
+            if let Some(begun) = self.by_port.entry(IPPROTO_UDP).or_default().begin() {
+                let mut sockets = self.all(true, IPPROTO_UDP, port);
+                sockets.extend(self.all(false, IPPROTO_UDP, port));
+                sockets.retain(|socket| socket.is_open_to_all() && socket.inode != 0);
+                sockets.truncate(SHARERS_MAX);
+                self.by_port.entry(IPPROTO_UDP).or_default().end(begun);
+                if self.shared.len() >= SHARED_PORTS_MAX {
+                    self.shared.clear();
+                }
+                self.shared.insert(port, (begun + SHARED_TRUST, sockets));
+            }
+        }
+        let known = self.shared.get(&port).map(|(_, sockets)| &sockets[..]);
+        let known = known.unwrap_or_default().iter();
+        known
+            .filter(|other| other.inode != socket.inode && other.takes(ends))
+            .map(|other| other.inode)
+            .collect()
+    }
+
     fn find_in_copy(&mut self, ends: &Tuple) -> Option<Socket> {
         let found = best(self.copy_of(ends), ends);
         if found.is_some_and(|socket| !socket.is_open_to_all()) {
@@ -165,8 +204,6 @@ impl Tables {
 /// A connection that nobody has accepted yet has no process. What waits for its end has none either,
 /// but will not get one.
 fn is_unaccepted(socket: &Socket) -> bool {
-    const TCP_ESTABLISHED: u8 = 1;
-    const TCP_CLOSE_WAIT: u8 = 8;
     socket.proto == IPPROTO_TCP
         && socket.inode == 0
         && [TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT].contains(&socket.state)
