@@ -15,6 +15,11 @@ use std::time::Duration;
 const NAMES_LEN: usize = 32 << 10;
 /// Processes that are looked at first, since they have had new sockets before.
 const BUSY_MAX: usize = 8;
+/// How many descriptors below and above the last new one are tried before all are read: the kernel gives
+/// the lowest that is free, so it is the same again where that was closed, else one that is not far.
+const NEAR_BELOW: u32 = 4;
+/// See NEAR_BELOW.
+const NEAR_ABOVE: u32 = 16;
 
 /// A holding: inode, process, descriptor.
 type Holding = (u32, u32, u32);
@@ -46,9 +51,10 @@ pub struct Holders {
     pids: HashSet<u32>,
     /// Inodes that nobody holds, and when they are looked for again.
     unheld: HashMap<u32, Duration>,
-    /// The last one first.
-    busy: Vec<u32>,
+    /// Processes with the descriptor of their newest socket; the last one first.
+    busy: Vec<(u32, u32)>,
     new_pids: Pace,
+    near: Pace,
     busy_pids: Pace,
     whole: Pace,
     names: Box<[MaybeUninit<u8>]>,
@@ -63,6 +69,7 @@ impl Holders {
             unheld: HashMap::new(),
             busy: Vec::new(),
             new_pids: Pace::default(),
+            near: Pace::default(),
             busy_pids: Pace::default(),
             whole: Pace::default(),
             names: vec![MaybeUninit::uninit(); NAMES_LEN].into_boxed_slice(),
@@ -87,6 +94,9 @@ impl Holders {
         }
         let mut found = self.verified(inode);
         if found.is_empty() {
+            found = self.near_the_last(inode);
+        }
+        if found.is_empty() {
             found = self.among_busy(inode);
         }
         if !found.is_empty() {
@@ -98,11 +108,7 @@ impl Holders {
             found = self.verified(inode);
             self.note_unheld(inode, found.is_empty());
         }
-        if let Some(pid) = found.last() {
-            self.busy.retain(|busy| busy != pid);
-            self.busy.insert(0, *pid);
-            self.busy.truncate(BUSY_MAX);
-        }
+        self.note_busy(inode);
         found
     }
 
@@ -155,13 +161,41 @@ impl Holders {
         self.holdings.extend(holdings.into_iter().take(room));
     }
 
+    /// Looks for a new socket beside the last new ones.
+    fn near_the_last(&mut self, inode: u32) -> Vec<u32> {
+        let Some(begun) = self.near.begin() else {
+            return Vec::new();
+        };
+        let found = self.busy.iter().find_map(|(pid, last)| {
+            let below = last.saturating_sub(NEAR_BELOW)..*last;
+            let mut tried = (*last..last.saturating_add(NEAR_ABOVE)).chain(below);
+            let fd = tried.find(|fd| socket_at(&format!("/proc/{pid}/fd/{fd}")) == Some(inode))?;
+            Some((*pid, fd))
+        });
+        self.near.end(begun);
+        let Some((pid, fd)) = found else {
+            return Vec::new();
+        };
+        self.holdings.insert((inode, pid, fd));
+        vec![pid]
+    }
+
+    fn note_busy(&mut self, inode: u32) {
+        let range = (inode, 0, 0)..=(inode, u32::MAX, u32::MAX);
+        if let Some((_, pid, fd)) = self.holdings.range(range).next_back().copied() {
+            self.busy.retain(|(busy, _)| *busy != pid);
+            self.busy.insert(0, (pid, fd));
+            self.busy.truncate(BUSY_MAX);
+        }
+    }
+
     /// Reads the processes that had new sockets before, until one has this one.
     fn among_busy(&mut self, inode: u32) -> Vec<u32> {
         let Some(begun) = self.busy_pids.begin() else {
             return Vec::new();
         };
         let mut found = Vec::new();
-        for pid in self.busy.clone() {
+        for (pid, _) in self.busy.clone() {
             self.walk_one(pid);
             found = self.verified(inode);
             if !found.is_empty() {
@@ -192,7 +226,12 @@ impl Holders {
     /// Walks no more.
     #[cfg(test)]
     pub fn rest(&mut self) {
-        for pace in [&mut self.new_pids, &mut self.busy_pids, &mut self.whole] {
+        for pace in [
+            &mut self.new_pids,
+            &mut self.near,
+            &mut self.busy_pids,
+            &mut self.whole,
+        ] {
             pace.next = Duration::MAX;
         }
     }
