@@ -38,7 +38,7 @@ const READ_DELAY_NS: u64 = 2 * S;
 /// Between a connect and its first packet there is only this machine's firewall.
 const CONNECT_NS: u64 = 5 * MS;
 /// What follows a flow's beginning so soon cannot be about the next one with the same ends.
-const PROMPT_NS: u64 = 5 * MS;
+const PROMPT_NS: u64 = MS;
 /// What is sent again and again is claimed again in this time.
 const SEND_NS: u64 = 10 * S;
 /// A claim without ports counts for a flow that begins so soon after it.
