@@ -79,7 +79,13 @@ struct sk_buff_head {
 	struct sk_buff *next;
 };
 
-struct file;
+struct inode {
+	unsigned long i_ino;
+};
+
+struct file {
+	struct inode *f_inode;
+};
 
 struct socket {
 	struct file *file;
@@ -94,6 +100,18 @@ struct sock {
 
 struct inet_sock {
 	__be16 inet_sport;
+};
+
+struct inet_connection_sock {
+	void *icsk_ulp_data; /* struct mptcp_subflow_context, where is_mptcp */
+};
+
+struct tcp_sock {
+	bool is_mptcp;
+};
+
+struct mptcp_subflow_context {
+	__u32 request_join : 1;
 };
 
 struct flowi4 {

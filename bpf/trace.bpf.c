@@ -67,7 +67,7 @@ struct {
 	__type(value, __u64);
 } told_lately SEC(".maps");
 
-/* The struct socket, as a number, through which a task sent last as from a raw socket. */
+/* The raw socket, by its inode, that a task has sent through last. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -198,12 +198,28 @@ static __always_inline void datagram_ends(struct record *record, const struct so
 	read_transport(record, skb, leaves);
 }
 
+/* One more way of an MPTCP connection: a daemon may open it, for whatever process. */
+static __always_inline bool is_further_way(const struct sock *sk)
+{
+	const struct inet_connection_sock *connection = (const struct inet_connection_sock *)sk;
+	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
+	const struct mptcp_subflow_context *way;
+
+	if (!bpf_core_field_exists(struct tcp_sock, is_mptcp) ||
+	    !bpf_core_field_exists(struct mptcp_subflow_context, request_join))
+		return false;
+	if (!BPF_CORE_READ_BITFIELD_PROBED(tcp, is_mptcp))
+		return false;
+	way = BPF_CORE_READ(connection, icsk_ulp_data);
+	return BPF_CORE_READ_BITFIELD_PROBED(way, request_join);
+}
+
 /* Before the SYN leaves, with the ends decided on. */
 static __always_inline int on_connect(void *ctx, const struct sock *sk)
 {
 	struct record record;
 
-	if (!connection_ends(&record, sk))
+	if (is_further_way(sk) || !connection_ends(&record, sk))
 		return 0;
 	return tell(ctx, &record, MOMENT_CONNECT);
 }
@@ -272,10 +288,16 @@ static __always_inline int on_receive(void *ctx, const struct sock *sk, const st
 	return tell(ctx, &record, MOMENT_RECEIVE);
 }
 
+/* A number that no other socket has had, in contrast to an address. 0: not a process's. */
+static __always_inline __u64 inode_of(const struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
+}
+
 static __always_inline int on_raw(const struct sock *sk)
 {
 	__u32 thread = bpf_get_current_pid_tgid();
-	__u64 socket = (__u64)BPF_CORE_READ(sk, sk_socket);
+	__u64 socket = inode_of(sk);
 
 	bpf_map_update_elem(&raw_senders, &thread, &socket, BPF_ANY);
 	return 0;
@@ -295,7 +317,7 @@ static __always_inline int on_confirm(void *ctx, const struct sk_buff *skb)
 	struct record record;
 	__u8 state;
 
-	if (!sends_through)
+	if (!sends_through || !*sends_through)
 		return 0;
 	sk = BPF_CORE_READ(skb, sk);
 	ct = (const void *)(BPF_CORE_READ(skb, _nfct) & ~7UL); /* the lower bits are its state */
@@ -304,7 +326,7 @@ static __always_inline int on_confirm(void *ctx, const struct sk_buff *skb)
 	state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV)
 		return 0;
-	if ((__u64)BPF_CORE_READ(sk, sk_socket) != *sends_through)
+	if (inode_of(sk) != *sends_through)
 		return 0;
 	begin(&record, sk);
 	if (BPF_CORE_READ(ct, tuplehash[0].tuple.src.l3num) == AF_INET6)
