@@ -123,7 +123,7 @@ fn replay_takes_one_file_and_no_capture_options() {
 
 #[test]
 fn letters_of_the_seed_that_are_not_there_yet_are_refused_not_ignored() {
-    for option in ["-d", "-b", "--daemon"] {
+    for option in ["-d", "--daemon"] {
         assert!(refused(&[option]).contains("is not part of"), "{option}");
     }
 }
@@ -139,6 +139,29 @@ fn tracing_has_its_options_and_they_need_each_other() {
         assert!(refused(&["-t", "--trace-rate", rate]).contains(rate));
     }
     assert!(refused(&["-t", "--trace-rung", "best"]).contains("best"));
+}
+
+#[test]
+fn owners_have_their_rungs() {
+    let options = capture(&["-b", "--owner", "cgroup", "--btf", "f"]);
+    assert!(options.owners && !options.trace);
+    assert_eq!(options.owner_rung, OwnerRung::Cgroup);
+    assert_eq!(options.btf, Some("f".into()));
+    let rungs = [
+        ("auto", OwnerRung::Auto),
+        ("trace", OwnerRung::Trace),
+        ("kprobe", OwnerRung::Kprobe),
+        ("legacy", OwnerRung::Legacy),
+        ("procfs", OwnerRung::Procfs),
+    ];
+    for (word, rung) in rungs {
+        assert_eq!(capture(&["--bpf", "--owner", word]).owner_rung, rung);
+    }
+    assert!(refused(&["-b", "--owner", "best"]).contains("best"));
+    for option in ["--owner=cgroup", "--btf=f"] {
+        assert!(refused(&[option]).contains("need -b"));
+    }
+    assert!(refused(&["replay", "f", "-b"]).contains("-b is for a capture"));
 }
 
 #[test]
@@ -231,6 +254,10 @@ fn the_help_fits_one_screen_and_names_every_option() {
         "--buffer",
         "--activate",
         "--record",
+        "--trace-rate",
+        "--trace-rung",
+        "--owner",
+        "--btf",
         "--help",
         "--version",
     ] {

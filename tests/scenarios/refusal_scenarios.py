@@ -73,7 +73,7 @@ class CommandLine(Refusal):
                 self.assert_refused(self.start("-o", "-", "--capacity", capacity), 1, 2)
 
     def test_options_of_the_old_tool(self):
-        for option in ("-d", "-b", "--daemon", "--bpf"):
+        for option in ("-d", "--daemon"):
             with self.subTest(option=option):
                 self.assertIn(f"-{option.lstrip('-')[0]}", self.assert_refused(self.start(option), 2))
 
