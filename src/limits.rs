@@ -38,6 +38,9 @@ pub const ASK_BUDGET: Duration = Duration::from_millis(5);
 /// and how long not, so that flows are read meanwhile.
 pub const ASK_PAUSE: Duration = Duration::from_millis(15);
 
+/// A process that was not found is looked for again after this, once.
+pub const ASK_AGAIN: Duration = Duration::from_millis(150);
+
 /// The addresses of this machine are read anew no sooner than after this.
 pub const ADDRESSES_PAUSE: Duration = Duration::from_secs(1);
 

@@ -18,10 +18,6 @@ pub struct Attributor {
     pub claims: Vec<Claim>,
     /// Ends whose process nobody named; the caller takes them out.
     pub asked: Vec<Tuple>,
-    /// What our namespace is called by the probes.
-    netns: Option<u64>,
-    /// And its inode number.
-    inode: Option<u64>,
     processes: HashMap<u32, Process>,
     users: HashMap<u32, Box<str>>,
     /// The owners of sockets that are older than the probes.
@@ -47,10 +43,7 @@ impl Attributor {
         counters: &mut Counters,
     ) {
         match *input {
-            OwnerInput::Began { rung, netns, inode } => {
-                (self.netns, self.inode) = (netns, inode);
-                owners.rung = rung.into();
-            }
+            OwnerInput::Began { rung } => owners.rung = rung.into(),
             OwnerInput::Records {
                 clock_offset_ns,
                 bytes,
@@ -101,17 +94,6 @@ impl Attributor {
         owners: &mut Owners,
         counters: &mut Counters,
     ) {
-        let ours = match record.source {
-            Source::Sockets => self.inode,
-            _ => self.netns,
-        };
-        if record
-            .netns
-            .zip(ours)
-            .is_some_and(|(its, ours)| its != ours)
-        {
-            return; // the same addresses there are others
-        }
         let rank = match record.pid {
             None => Rank::User,
             Some(_) if record.inherited => Rank::Inherited,

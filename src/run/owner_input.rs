@@ -7,10 +7,6 @@ pub enum OwnerInput<'a> {
     Began {
         /// The rung that probes are of.
         rung: &'a str,
-        /// What our own namespace is called in its records; `None` where that is not known.
-        netns: Option<u64>,
-        /// The inode number of our own namespace.
-        inode: Option<u64>,
     },
     /// Records back to back (wire/probe.rs).
     Records {
@@ -66,10 +62,7 @@ pub const KIND_FIRST: u8 = 64;
 /// Kind, head, bytes.
 pub fn encode<'a>(input: &OwnerInput<'a>) -> (u8, Vec<u8>, &'a [u8]) {
     let (kind, head, bytes): (u8, Vec<u8>, &[u8]) = match *input {
-        OwnerInput::Began { rung, netns, inode } => {
-            let numbers = [netns.unwrap_or(0), inode.unwrap_or(0)];
-            (0, numbers.map(u64::to_le_bytes).concat(), rung.as_bytes())
-        }
+        OwnerInput::Began { rung } => (0, Vec::new(), rung.as_bytes()),
         OwnerInput::Records {
             clock_offset_ns,
             bytes,
@@ -90,13 +83,9 @@ pub fn encode<'a>(input: &OwnerInput<'a>) -> (u8, Vec<u8>, &'a [u8]) {
 pub fn decode(kind: u8, payload: &[u8]) -> Option<OwnerInput<'_>> {
     let u64_of = || Some(u64::from_le_bytes(payload.try_into().ok()?));
     Some(match kind.checked_sub(KIND_FIRST)? {
-        0 => {
-            let mut rest = Rest(payload);
-            let mut known = || Some(Some(rest.u64()?).filter(|number| *number != 0));
-            let (netns, inode) = (known()?, known()?);
-            let rung = std::str::from_utf8(rest.0).ok()?;
-            OwnerInput::Began { rung, netns, inode }
-        }
+        0 => OwnerInput::Began {
+            rung: std::str::from_utf8(payload).ok()?,
+        },
         1 => {
             let mut rest = Rest(payload);
             OwnerInput::Records {
@@ -190,11 +179,7 @@ mod tests {
             texts: ["nc", "nc -l 80", "", "/system.slice"],
         };
         let inputs = [
-            OwnerInput::Began {
-                rung: "cgroup",
-                netns: Some(5),
-                inode: None,
-            },
+            OwnerInput::Began { rung: "cgroup" },
             OwnerInput::Records {
                 clock_offset_ns: 1 << 60,
                 bytes: b"records",

@@ -11,7 +11,8 @@ use super::owner_input::{OwnerInput, Told};
 use crate::cli::Options;
 use crate::error::{Error, Result};
 use crate::limits::{
-    ADDRESSES_PAUSE, ASK_BUDGET, ASK_PAUSE, OWNER_PATIENCE, OWNER_RECORDS_AT_ONCE,
+    ADDRESSES_PAUSE, ASK_AGAIN, ASK_BUDGET, ASK_PAUSE, OWNER_PATIENCE, OWNER_RECORDS_AT_ONCE,
+    WANTED_MAX,
 };
 use crate::owner::addresses::Addresses;
 use crate::owner::ladder::{self, Chosen, PROCFS};
@@ -20,9 +21,9 @@ use crate::owner::probes;
 use crate::owner::process::{Cache, Look};
 use crate::owner::sockets::SocketTable;
 use crate::owner::users::Users;
-use crate::sys::clock;
+use crate::sys::{clock, machine};
 use crate::wire::conntrack::Tuple;
-use crate::wire::probe::{RECORD_LEN, Record};
+use crate::wire::probe::{RECORD_LEN, Record, Source};
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -39,9 +40,12 @@ pub struct OwnerSource {
     sockets: SocketTable,
     records: Vec<u8>,
     asked: VecDeque<Tuple>,
+    /// Ends whose process was not found, and when to look again: /proc is not walked for each.
+    again: VecDeque<(Duration, Tuple)>,
     next_ask: Duration,
     lost: u64,
     own_pid: u32,
+    own_inode: Option<u64>,
 }
 
 impl OwnerSource {
@@ -64,9 +68,11 @@ impl OwnerSource {
             sockets: SocketTable::new(),
             records: Vec::with_capacity(OWNER_RECORDS_AT_ONCE * RECORD_LEN),
             asked: VecDeque::new(),
+            again: VecDeque::new(),
             next_ask: Duration::ZERO,
             lost: 0,
             own_pid: std::process::id(),
+            own_inode: machine::own_netns(),
         })
     }
 
@@ -74,8 +80,6 @@ impl OwnerSource {
     pub fn begin(&mut self, options: &Options, intake: &mut Intake<'_>) {
         intake.owner(OwnerInput::Began {
             rung: self.chosen.rung,
-            netns: self.chosen.netns,
-            inode: crate::sys::machine::own_netns(),
         });
         self.refresh_addresses(intake);
         let older = match &self.chosen.probes {
@@ -116,7 +120,8 @@ impl OwnerSource {
     /// When there is something to do even where nothing comes.
     pub fn next(&self, intake: &Intake<'_>) -> Option<Duration> {
         let waits = intake.pipeline.table.wants_owners() || !self.asked.is_empty();
-        waits.then_some(self.next_ask)
+        let again = self.again.front().map(|(due, _)| *due);
+        waits.then_some(self.next_ask).or(again)
     }
 
     /// Reads all records that are queued.
@@ -144,7 +149,7 @@ impl OwnerSource {
     /// Does what is due: asks for the processes of flows that nobody claimed.
     pub fn rest(&mut self, intake: &mut Intake<'_>) {
         let now = clock::monotonic();
-        if now < self.next_ask || self.next(intake).is_none() {
+        if self.next(intake).is_none_or(|next| now < next) {
             return;
         }
         self.refresh_addresses(intake);
@@ -155,6 +160,10 @@ impl OwnerSource {
         let before_ns = clock::realtime_ns().saturating_sub(patience.as_nanos() as u64);
         intake.owner(OwnerInput::Settle { before_ns });
         self.take_asked(intake);
+        while let Some((_, ends)) = self.again.front().copied().filter(|(due, _)| *due <= now) {
+            self.again.pop_front();
+            self.look(&ends, false);
+        }
         self.ask(ASK_BUDGET, intake);
         let is_busy = !self.asked.is_empty();
         self.next_ask = clock::monotonic() + if is_busy { ASK_PAUSE } else { patience / 4 };
@@ -179,21 +188,24 @@ impl OwnerSource {
     fn ask(&mut self, budget: Duration, intake: &mut Intake<'_>) {
         let until = clock::monotonic() + budget;
         while let Some(ends) = self.asked.pop_front() {
-            let found = self.sockets.find(&ends, clock::monotonic());
-            if let Some(found) = found {
-                let inherited = found.inherited || found.ends.dst != ends.dst;
-                let record = Record {
-                    ends,
-                    inherited,
-                    ..found
-                };
-                self.records.extend(record.to_bytes());
-            }
+            self.look(&ends, true);
             if clock::monotonic() >= until {
                 break;
             }
         }
         self.hand_on(intake);
+    }
+
+    /// Looks for the socket with these ends.
+    fn look(&mut self, ends: &Tuple, is_first: bool) {
+        let now = clock::monotonic();
+        let Some(found) = self.sockets.find(ends, now) else {
+            return;
+        };
+        if found.pid.is_none() && is_first && self.again.len() < WANTED_MAX {
+            self.again.push_back((now + ASK_AGAIN, *ends));
+        }
+        self.records.extend(found.to_bytes());
     }
 
     fn refresh_addresses(&mut self, intake: &mut Intake<'_>) {
@@ -218,7 +230,7 @@ impl OwnerSource {
             let Some(record) = records.get(at..).and_then(Record::parse) else {
                 break;
             };
-            if record.pid == Some(self.own_pid) {
+            if record.pid == Some(self.own_pid) || self.is_elsewhere(&record) {
                 continue;
             }
             self.introduce(&record, intake);
@@ -234,6 +246,18 @@ impl OwnerSource {
         }
         records.clear();
         self.records = records;
+    }
+
+    /// Whether a socket is in another network namespace: the same addresses there are others.
+    fn is_elsewhere(&self, record: &Record) -> bool {
+        let ours = match record.source {
+            Source::Sockets => self.own_inode,
+            _ => self.chosen.netns,
+        };
+        record
+            .netns
+            .zip(ours)
+            .is_some_and(|(its, ours)| its != ours)
     }
 
     /// Tells of the process and the user of a record, where they were not told.
