@@ -4,8 +4,9 @@
 //! (`event`), events change the flow table (`flow`), and the table becomes a report (`report`).
 //! `run` puts the pieces together. The dependency rule, which tests/structure.rs checks:
 //! `wire` uses nothing of ours; `event` uses `wire`; `flow` uses `event`; `report` uses `flow`; `sys`
-//! never uses `wire` or `flow`; `run` uses everything and nothing uses `run`. So all but `sys`,
-//! `firewall`, `owner` and `run` work without a kernel, without root and without a clock.
+//! never uses `wire` or `flow`; `owner` uses `sys` and `wire`; `run` uses everything and nothing uses
+//! `run`. So all but `sys`, `firewall`, `owner` and `run` work without a kernel, without root and
+//! without a clock.
 
 pub mod cli;
 pub mod counters;

@@ -473,6 +473,7 @@ fn a_line_that_may_be_of_the_content_before_is_not_guessed() {
         head: None,
         entry: None,
         ct_reply: None,
+        uid: None,
     };
     let before = book.resolve_legacy(&line(number), 500 * MS, &mut ways);
     assert!(before.known && before.denies);

@@ -2,13 +2,13 @@
 
 use super::owner_input::{OwnerInput, Told};
 use crate::counters::Counters;
-use crate::event::{Claim, Evidence, Rank, Source};
+use crate::event::{Claim, Evidence, Moment, Rank, Source};
 use crate::flow::owner::{Owner, OwnerId, Owners};
 use crate::flow::table::Table;
 use crate::limits::{COOKIES_MAX, PROCESSES_TOLD_MAX};
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::{IPPROTO_TCP, IPPROTO_UDP};
-use crate::wire::probe::{RECORD_LEN, Record};
+use crate::wire::probe::{COMM_LEN, RECORD_LEN, Record};
 use std::collections::{HashMap, HashSet};
 
 /// Turns records into claims.
@@ -69,6 +69,39 @@ impl Attributor {
             OwnerInput::LostTotal(total) => counters.owner_lost = total,
             OwnerInput::Addresses(_) | OwnerInput::Settle { .. } | OwnerInput::SettleAll => {}
         }
+    }
+
+    /// A user sent a packet: a claim where nothing better is known.
+    pub fn sender(
+        &mut self,
+        ends: Tuple,
+        uid: u32,
+        at_ns: u64,
+        table: &Table,
+        owners: &mut Owners,
+    ) -> Option<Claim> {
+        let record = Record {
+            at_ns,
+            cookie: None,
+            netns: None,
+            pid: None,
+            uid: Some(uid),
+            source: Source::Log,
+            moment: Moment::Socket,
+            ends,
+            inherited: false,
+            comm: [0; COMM_LEN],
+        };
+        Some(Claim {
+            at_ns,
+            ends,
+            owner: self.owner(&record, table, owners)?,
+            evidence: Evidence {
+                source: Source::Log,
+                moment: Moment::Socket,
+                rank: Rank::User,
+            },
+        })
     }
 
     /// Whether it is time to begin anew with processes.

@@ -240,6 +240,7 @@ impl<'a> Pipeline<'a> {
                 &mut watching,
             );
         }
+        self.senders(at_ns);
         if let Err(reason) = taken {
             let (TraceInput::Nft(bytes) | TraceInput::Log(bytes) | TraceInput::Rules(bytes)) =
                 *input
@@ -248,6 +249,24 @@ impl<'a> Pipeline<'a> {
             };
             self.reject(reason, bytes);
         }
+    }
+
+    /// Takes the users whose packets were traced as they left.
+    fn senders(&mut self, at_ns: u64) {
+        let senders = self.tracer.as_mut().map(|tracer| &mut tracer.senders);
+        let senders = senders.map(std::mem::take).unwrap_or_default();
+        let Some(mut attributor) = self.attributor.take() else {
+            return;
+        };
+        for (ends, uid) in senders {
+            let (table, owners) = (&self.table, &mut self.owners);
+            let claim = attributor.sender(ends, uid, at_ns, table, owners);
+            let (table, _, mut watching) = self.parts();
+            if let Some(claim) = claim {
+                table.apply_claim(&claim, &mut watching);
+            }
+        }
+        self.attributor = Some(attributor);
     }
 
     fn owner(&mut self, input: &OwnerInput<'_>) {

@@ -6,9 +6,9 @@ use crate::firewall::legacy_rules::LegacyTable;
 use crate::firewall::rules::Book;
 use crate::flow::assembly::{Assembly, Packet};
 use crate::flow::path::Ways;
-use crate::limits::PACKET_QUIET;
+use crate::limits::{OPEN_PACKETS, PACKET_QUIET};
 use crate::sys::xtables::RawTable;
-use crate::wire::conntrack::Rejected;
+use crate::wire::conntrack::{Rejected, Tuple};
 use crate::wire::kernel::*;
 use crate::wire::message::{Message, Messages};
 use crate::wire::nflog::Line;
@@ -24,6 +24,8 @@ const LOG_PACKET: u16 = (NFNL_SUBSYS_ULOG << 8) | NFULNL_MSG_PACKET;
 pub struct Tracer {
     /// The rules.
     pub book: Book,
+    /// Which user sent which packet, for the table; the caller takes them out.
+    pub senders: Vec<(Tuple, u32)>,
     /// Packets whose way came to its end, for the table; the caller takes them out.
     pub closed: Vec<Packet>,
     assembly: Assembly,
@@ -152,6 +154,10 @@ impl Tracer {
         let Some(line) = Line::parse(family, attributes)? else {
             return Ok(None); // somebody else's message in the same group
         };
+        let first = line.hook == NF_INET_LOCAL_OUT && self.senders.len() < OPEN_PACKETS;
+        if let (Some(uid), Some(head), true) = (line.uid, &line.head, first) {
+            self.senders.push((head.tuple, uid));
+        }
         let resolved = self.book.resolve_legacy(&line, at_ns, ways);
         let id = line.entry.and_then(|entry| entry.id);
         let hit = Hit {

@@ -200,6 +200,7 @@ pub const NFULNL_MSG_PACKET: u16 = 0;
 pub const NFULA_PACKET_HDR: u16 = 1;
 pub const NFULA_PAYLOAD: u16 = 9;
 pub const NFULA_PREFIX: u16 = 10;
+pub const NFULA_UID: u16 = 11;
 pub const NFULA_CT: u16 = 18;
 pub const NFULA_CT_INFO: u16 = 19;
 

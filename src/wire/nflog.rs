@@ -40,6 +40,8 @@ pub struct Line<'a> {
     pub entry: Option<Entry>,
     /// Whether the packet goes in the reply direction of that entry.
     pub ct_reply: Option<bool>,
+    /// The user whose socket sent it, where it was sent here.
+    pub uid: Option<u32>,
 }
 
 impl<'a> Line<'a> {
@@ -50,7 +52,7 @@ impl<'a> Line<'a> {
         attributes: Attributes<'a>,
     ) -> Result<Option<Line<'a>>, BrokenFraming> {
         let (mut hook, mut prefix, mut head) = (None, None, None);
-        let (mut entry, mut ct_reply) = (None, None);
+        let (mut entry, mut ct_reply, mut uid) = (None, None, None);
         for attribute in attributes {
             let (kind, payload) = attribute?;
             match kind {
@@ -58,6 +60,7 @@ impl<'a> Line<'a> {
                 NFULA_PREFIX => prefix = Some(without_nul(payload)),
                 NFULA_PAYLOAD => head = Head::of_packet(payload),
                 NFULA_CT => entry = Entry::parse(Attributes::new(payload)).ok(),
+                NFULA_UID => uid = be32_of(payload),
                 NFULA_CT_INFO => ct_reply = ct_info(payload),
                 _ => {}
             }
@@ -76,6 +79,7 @@ impl<'a> Line<'a> {
             head,
             entry,
             ct_reply,
+            uid,
         }))
     }
 }
