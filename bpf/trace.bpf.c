@@ -127,6 +127,11 @@ static __always_inline void begin(struct record *record, const struct sock *sk)
 	record->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
+static __always_inline void put_ip4(__u8 *to, __be32 address)
+{
+	__builtin_memcpy(to, &address, sizeof(address));
+}
+
 /* The ends of a TCP connection. Returns whether it has both of them. */
 static __always_inline bool connection_ends(struct record *record, const struct sock *sk)
 {
@@ -136,8 +141,8 @@ static __always_inline bool connection_ends(struct record *record, const struct 
 	begin(record, sk);
 	record->proto = IPPROTO_TCP;
 	if (family == AF_INET) {
-		BPF_CORE_READ_INTO(&record->local, sk, __sk_common.skc_rcv_saddr);
-		BPF_CORE_READ_INTO(&record->remote, sk, __sk_common.skc_daddr);
+		put_ip4(record->local, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		put_ip4(record->remote, BPF_CORE_READ(sk, __sk_common.skc_daddr));
 	} else if (family == AF_INET6) {
 		record->flags = RECORD_IPV6;
 		BPF_CORE_READ_INTO(&record->local, sk, __sk_common.skc_v6_rcv_saddr);
@@ -271,8 +276,8 @@ static __always_inline int on_push4(void *ctx, const struct sock *sk, const stru
 		return 0;
 	begin(&record, sk);
 	record.proto = protocol_of(sk);
-	BPF_CORE_READ_INTO(&record.local, flow, saddr);
-	BPF_CORE_READ_INTO(&record.remote, flow, daddr);
+	put_ip4(record.local, BPF_CORE_READ(flow, saddr));
+	put_ip4(record.remote, BPF_CORE_READ(flow, daddr));
 	read_transport(&record, skb, true);
 	return tell(ctx, &record, MOMENT_SEND);
 }
