@@ -27,11 +27,24 @@ fn main() {
         let name = source.file_stem().expect("it has a name");
         let object = out.join(name).with_extension("o"); // cgroup.bpf.c: cgroup.o
         compile(&clang, &source, &object);
-        run(Command::new(&strip).arg("-g").arg(&object)); // .BTF stays, DWARF goes
+        run(Command::new(&strip).args(dead_weight(&object)).arg(&object));
         let name = object.file_stem().expect("it has one still");
         list += &format!("({name:?}, include_bytes!({object:?})),\n");
     }
     std::fs::write(out.join("programs.rs"), list + "]\n").expect("OUT_DIR can be written");
+}
+
+/// What goes of an object: DWARF, and relocations of the types' sections, which libbpf does not read. The
+/// types of the maps stay. Where a program fits itself to the kernel (by "0:" and a path of numbers
+/// among the strings of .BTF), how it does stays too; else that section holds but line numbers.
+fn dead_weight(object: &Path) -> Vec<&'static str> {
+    let bytes = std::fs::read(object).expect("clang wrote it");
+    let fits = bytes.windows(3).any(|bytes| bytes == b"\x000:");
+    let mut arguments = vec!["-g", "-R", ".rel.BTF", "-R", ".rel.BTF.ext"];
+    if !fits {
+        arguments.extend(["-R", ".BTF.ext"]);
+    }
+    arguments
 }
 
 /// A program of LLVM: as the environment says, or the newest that Debian has by a number, or plain.

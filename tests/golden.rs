@@ -128,3 +128,10 @@ fn traced_paths_and_the_rules_that_denied() {
     check("traced.ctrecord", "traced.json", &["--format", "json"]);
     check("traced.ctrecord", "traced-follow.txt", &["--follow"]);
 }
+
+#[test]
+fn processes_at_the_ends_of_flows() {
+    check("owned.ctrecord", "owned.txt", &[]);
+    check("owned.ctrecord", "owned.json", &["--format", "json"]);
+    check("owned.ctrecord", "owned-follow.txt", &["--follow"]);
+}

@@ -114,51 +114,13 @@ impl Summary<'_> {
     fn missed(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counters = self.counters;
         let mut first = true;
-        let mut part = |out: &mut fmt::Formatter<'_>, count: u64, what: &str| -> fmt::Result {
-            if count == 0 {
-                return Ok(());
+        for (count, what) in counted(counters) {
+            if count > 0 {
+                out.write_str(if first { "" } else { ", " })?;
+                write!(out, "{count} {what}")?;
+                first = false;
             }
-            if !std::mem::take(&mut first) {
-                out.write_str(", ")?;
-            }
-            write!(out, "{count} {what}")
-        };
-        part(out, counters.lost, "events lost")?;
-        part(
-            out,
-            counters.lost_unknown,
-            "times an unknown number of events lost",
-        )?;
-        part(out, counters.dumps_failed, "dumps of the table failed")?;
-        part(out, counters.truncated, "datagrams cut short")?;
-        part(out, counters.rejected(), "messages unreadable")?;
-        part(out, counters.flaws, "attributes unreadable")?;
-        part(out, counters.evicted, "finished flows evicted")?;
-        part(out, counters.folded, "flows folded")?;
-        part(out, counters.refused, "flows refused")?;
-        part(out, counters.refused_late, "later records refused")?;
-        part(out, counters.stale, "late events not kept")?;
-        part(
-            out,
-            counters.untraced,
-            "packets left untraced (--trace-rate)",
-        )?;
-        part(out, counters.trace_lost, "trace messages lost")?;
-        part(
-            out,
-            counters.trace_lost_unknown,
-            "times an unknown number of trace messages lost",
-        )?;
-        part(out, counters.shortened, "paths shortened")?;
-        part(out, counters.ways_refused, "steps and paths not kept")?;
-        part(
-            out,
-            counters.unresolved,
-            "steps by rules that were gone before they were read",
-        )?;
-        part(out, counters.owner_lost, "records of processes lost")?;
-        part(out, counters.owner_flaws, "records of processes unreadable")?;
-        part(out, counters.owners_refused, "processes not kept")?;
+        }
         if counters.evicted + counters.folded + counters.refused + counters.refused_late > 0 {
             write!(
                 out,
@@ -182,6 +144,41 @@ impl Summary<'_> {
         }
         Ok(())
     }
+}
+
+/// What can be missed, and how often it was.
+fn counted(counters: &Counters) -> [(u64, &'static str); 20] {
+    [
+        (counters.lost, "events lost"),
+        (
+            counters.lost_unknown,
+            "times an unknown number of events lost",
+        ),
+        (counters.dumps_failed, "dumps of the table failed"),
+        (counters.truncated, "datagrams cut short"),
+        (counters.rejected(), "messages unreadable"),
+        (counters.flaws, "attributes unreadable"),
+        (counters.evicted, "finished flows evicted"),
+        (counters.folded, "flows folded"),
+        (counters.refused, "flows refused"),
+        (counters.refused_late, "later records refused"),
+        (counters.stale, "late events not kept"),
+        (counters.untraced, "packets left untraced (--trace-rate)"),
+        (counters.trace_lost, "trace messages lost"),
+        (
+            counters.trace_lost_unknown,
+            "times an unknown number of trace messages lost",
+        ),
+        (counters.shortened, "paths shortened"),
+        (counters.ways_refused, "steps and paths not kept"),
+        (
+            counters.unresolved,
+            "steps by rules that were gone before they were read",
+        ),
+        (counters.owner_lost, "records of processes lost"),
+        (counters.owner_flaws, "records of processes unreadable"),
+        (counters.owners_refused, "processes not kept"),
+    ]
 }
 
 #[cfg(test)]

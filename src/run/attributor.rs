@@ -11,6 +11,9 @@ use crate::wire::kernel::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::wire::probe::{COMM_LEN, RECORD_LEN, Record};
 use std::collections::{HashMap, HashSet};
 
+/// The parent of the kernel's own threads.
+const KTHREADD: u32 = 2;
+
 /// Turns records into claims.
 #[derive(Debug, Default)]
 pub struct Attributor {
@@ -127,6 +130,10 @@ impl Attributor {
         owners: &mut Owners,
         counters: &mut Counters,
     ) {
+        let process = record.pid.and_then(|pid| self.processes.get(&pid));
+        if process.is_some_and(|process| process.parent == KTHREADD) {
+            return; // it works for some process, and does not say for which
+        }
         let rank = match record.pid {
             None => Rank::User,
             Some(_) if record.inherited => Rank::Inherited,
