@@ -32,7 +32,7 @@ pub struct Chosen {
     pub probes: Option<Probes>,
     /// Its name.
     pub rung: &'static str,
-    /// What its records call our own network namespace, where they do.
+    /// What its records call our own network namespace; `None` for procfs.
     pub netns: Option<u64>,
     /// Why no better one was taken: the rung's name and the reason.
     pub refused: Vec<String>,
@@ -59,7 +59,7 @@ pub fn climb(wish: Wish, btf: Option<&Path>) -> Result<Chosen, String> {
                 return Ok(Chosen {
                     probes: Some(probes),
                     rung: rung.name(),
-                    netns,
+                    netns: Some(netns),
                     refused,
                 });
             }

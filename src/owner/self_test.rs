@@ -49,8 +49,8 @@ struct Traffic {
 
 /// Sends a connection and a datagram over the loopback device, and waits for their records: with our
 /// pid, our name and the very addresses and ports. Says what is wrong where they do not come. Returns
-/// what `netns` is in this rung's records for our own network namespace, where that can be told.
-pub fn prove(probes: &mut Probes, rung: Rung) -> Result<Option<u64>, String> {
+/// what `netns` is in this rung's records for our own network namespace.
+pub fn prove(probes: &mut Probes, rung: Rung) -> Result<u64, String> {
     let sent = networks::in_new_network(traffic);
     let traffic = sent
         .and_then(|traffic| traffic)
@@ -230,15 +230,13 @@ fn tuple(proto: u8, from: SocketAddr, to: SocketAddr) -> Tuple {
 }
 
 /// What our own network namespace is called in the rung's records, learnt without a packet.
-fn own_namespace(probes: &mut Probes, rung: Rung) -> Result<Option<u64>, String> {
+fn own_namespace(probes: &mut Probes, rung: Rung) -> Result<u64, String> {
+    let failed = |error: io::Error| format!("our own network namespace cannot be told: {error}");
     if rung == Rung::Trace {
-        return Ok(fs::metadata("/proc/thread-self/ns/net")
-            .ok()
-            .map(|file| file.ino()));
+        let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(failed)?;
+        return Ok(namespace.ino());
     }
-    let Ok(socket) = datagram_socket() else {
-        return Ok(None);
-    };
+    let socket = datagram_socket().map_err(|errno| failed(errno.into()))?;
     // Both fail or succeed without a word to anybody; what counts is that they were called.
     if rung == Rung::Cgroup {
         let _ = connect(&socket, &DISCARD);
@@ -257,7 +255,7 @@ fn own_namespace(probes: &mut Probes, rung: Rung) -> Result<Option<u64>, String>
         }
         is_ours
     })?;
-    Ok(netns)
+    netns.ok_or_else(|| "the self-test heard nothing of our own network namespace".to_owned())
 }
 
 fn datagram_socket() -> rustix::io::Result<OwnedFd> {

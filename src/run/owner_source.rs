@@ -24,7 +24,7 @@ use crate::owner::users::Users;
 use crate::sys::{clock, machine};
 use crate::wire::conntrack::Tuple;
 use crate::wire::probe::{RECORD_LEN, Record, Source};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -86,10 +86,13 @@ impl OwnerSource {
             Some(_) => probes::older_sockets(options.btf.as_deref()).ok(),
             None => None,
         };
-        let older = older.unwrap_or_else(|| {
-            let records = self.sockets.seed();
-            records.iter().flat_map(Record::to_bytes).collect()
-        });
+        let older = match older {
+            Some(records) => one_holder(&records),
+            None => {
+                let records = self.sockets.seed();
+                records.iter().flat_map(Record::to_bytes).collect()
+            }
+        };
         for records in older.chunks(OWNER_RECORDS_AT_ONCE * RECORD_LEN) {
             self.records.extend_from_slice(records);
             self.hand_on(intake);
@@ -293,8 +296,72 @@ impl OwnerSource {
     }
 }
 
+/// Of each socket one holder. Where several processes hold it, which one uses it is a guess: that which
+/// came first, for a socket that is open to all, since it made the socket and the others got it; that
+/// which came last, for a connection, since servers leave connections to their children.
+fn one_holder(bytes: &[u8]) -> Vec<u8> {
+    let mut sockets: BTreeMap<Option<u64>, Record> = BTreeMap::new();
+    let records = bytes.chunks_exact(RECORD_LEN).filter_map(Record::parse);
+    for record in records {
+        let known = sockets.entry(record.cookie).or_insert(record);
+        if known.pid == record.pid {
+            continue;
+        }
+        let is_open = record.ends.dst == [0; 16];
+        let replaces = (record.pid < known.pid) == is_open;
+        *known = Record {
+            inherited: true,
+            ..if replaces { record } else { *known }
+        };
+    }
+    sockets.values().flat_map(Record::to_bytes).collect()
+}
+
 impl Intake<'_> {
     pub(super) fn owner(&mut self, input: OwnerInput<'_>) {
         self.take(clock::realtime_ns(), super::input::What::Owner(input));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::probe::Moment;
+
+    #[test]
+    fn a_socket_that_several_hold_is_one_of_theirs_by_a_guess() {
+        let held = |cookie, pid, remote: u8| {
+            let mut ends = Tuple::default();
+            ends.dst[0] = remote;
+            Record {
+                at_ns: 1,
+                cookie: Some(cookie),
+                netns: None,
+                pid: Some(pid),
+                uid: Some(0),
+                source: Source::Sockets,
+                moment: Moment::Socket,
+                ends,
+                inherited: false,
+                comm: [0; 16],
+            }
+        };
+        let held = [
+            held(1, 7, 0),
+            held(1, 7, 0),
+            held(2, 9, 0),
+            held(2, 8, 0),
+            held(3, 8, 5),
+            held(3, 9, 5),
+        ];
+        let bytes: Vec<u8> = held.iter().flat_map(Record::to_bytes).collect();
+        let one = one_holder(&bytes);
+        let told: Vec<_> = one
+            .chunks(RECORD_LEN)
+            .filter_map(Record::parse)
+            .map(|record| (record.cookie, record.pid, record.inherited))
+            .collect();
+        let expected = [(1, 7, false), (2, 8, true), (3, 9, true)];
+        assert_eq!(told, expected.map(|(c, p, i)| (Some(c), Some(p), i)));
     }
 }

@@ -98,7 +98,9 @@ fn reason(told: &str, error: &io::Error) -> String {
         .take_while(|line| !line.contains(LOG_ENDS))
         .filter(|line| !line.starts_with("processed ") && !line.trim().is_empty())
         .last();
-    let first = told.lines().find(|line| !line.trim().is_empty());
+    // What libbpf tries in another way does not count.
+    let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains("Retrying without");
+    let first = told.lines().find(is_reason);
     let first = first.map(|line| line.trim_start_matches("libbpf: ").trim());
     match (first, verdict) {
         (None, _) => error.to_string(),
@@ -134,5 +136,10 @@ mod tests {
             "Error in bpf_create_map_xattr(events): -EPERM"
         );
         assert_eq!(program(plain), None);
+        let tried = "libbpf: Error in bpf_create_map_xattr(m): -EINVAL. Retrying without BTF.\n";
+        assert_eq!(
+            reason(&format!("{tried}{plain}"), &error),
+            reason(plain, &error)
+        );
     }
 }
