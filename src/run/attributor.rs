@@ -34,6 +34,8 @@ struct Process {
     started_ticks: u64,
     netns: u64,
     texts: [Box<str>; 4],
+    /// Its number, under the task's name and the user of the last record.
+    last: Option<([u8; COMM_LEN], Option<u32>, OwnerId)>,
 }
 
 impl Attributor {
@@ -118,6 +120,7 @@ impl Attributor {
             started_ticks: told.started_ticks,
             netns: told.netns,
             texts: told.texts.map(Box::from),
+            last: None,
         };
         self.processes.insert(told.pid, process);
     }
@@ -176,7 +179,21 @@ impl Attributor {
     }
 
     /// The number of a record's process. Where there is no room, those that nothing holds make it.
-    fn owner(&self, record: &Record, table: &Table, owners: &mut Owners) -> Option<OwnerId> {
+    fn owner(&mut self, record: &Record, table: &Table, owners: &mut Owners) -> Option<OwnerId> {
+        let process = record.pid.and_then(|pid| self.processes.get(&pid));
+        match process.and_then(|process| process.last) {
+            Some((comm, uid, id)) if (comm, uid) == (record.comm, record.uid) => return Some(id),
+            _ => {}
+        }
+        let id = self.enter(record, table, owners)?;
+        let process = record.pid.and_then(|pid| self.processes.get_mut(&pid));
+        if let Some(process) = process {
+            process.last = Some((record.comm, record.uid, id));
+        }
+        Some(id)
+    }
+
+    fn enter(&mut self, record: &Record, table: &Table, owners: &mut Owners) -> Option<OwnerId> {
         let process = record.pid.and_then(|pid| self.processes.get(&pid));
         let user = record.uid.and_then(|uid| self.users.get(&uid));
         let mut owner = Owner {
@@ -207,6 +224,9 @@ impl Attributor {
         in_use.extend(self.claims.iter().map(|claim| claim.owner));
         in_use.extend(self.cookies.values().map(|(owner, _)| *owner));
         owners.keep(|id| in_use.contains(&id));
+        self.processes
+            .values_mut()
+            .for_each(|process| process.last = None);
         owners.id(owner)
     }
 }
