@@ -12,7 +12,7 @@ use conntracker::report::{
     blame::{self, Blame, Line},
     json_value::Value,
     order,
-    summary::{Rungs, Summary, Tracing},
+    summary::{Owning, Rungs, Summary, Tracing},
     text::Lines,
 };
 use conntracker::run::input::{Input, What};
@@ -388,7 +388,7 @@ impl Capture<'_> {
                 report::write_change(&mut lines, format, *change, &shown, &mut out);
                 let steps = match (format, change) {
                     (Format::Text, Change::Traced) => {
-                        shown.ways.path(shown.traced.paths[0]).count()
+                        shown.books.ways.path(shown.notes.traced.paths[0]).count()
                     }
                     _ => 0,
                 };
@@ -402,8 +402,8 @@ impl Capture<'_> {
         let table = &self.pipeline.table;
         Shown {
             flow: table.flow(place),
-            traced: table.traced(place),
-            ways: &self.pipeline.ways,
+            notes: table.notes(place),
+            books: self.pipeline.books(),
         }
     }
 
@@ -427,6 +427,12 @@ impl Capture<'_> {
             allocations: 0,
             blind: None,
             trace,
+            owning: self.pipeline.attributor.as_ref().map(|_| Owning {
+                rung: &self.pipeline.owners.rung,
+                reason: None,
+                ends: 0,
+                known: 0,
+            }),
         };
         assert!(!summary.to_string().contains(char::is_control));
         let text = self.written(&summary, Format::Text);
@@ -472,7 +478,7 @@ impl Capture<'_> {
 
     /// The table and its report put the same blame on the same rules.
     fn check_blame(&self, of_report: &Blame, summary: &Summary<'_>) {
-        let of_table = Blame::of_table(&self.pipeline.table, &self.pipeline.ways);
+        let of_table = Blame::of_table(&self.pipeline.table, self.pipeline.books());
         for format in [Format::Text, Format::Json] {
             let [table, report] = [&of_table, of_report].map(|blame| {
                 let mut out = Vec::new();
@@ -488,8 +494,8 @@ impl Capture<'_> {
 
     fn written(&self, summary: &Summary<'_>, format: Format) -> String {
         let mut out = Vec::new();
-        let (table, ways) = (&self.pipeline.table, &self.pipeline.ways);
-        report::write(table, ways, summary, format, &mut out).unwrap();
+        let (table, books) = (&self.pipeline.table, self.pipeline.books());
+        report::write(table, books, summary, format, &mut out).unwrap();
         self.printable(&out, format).to_owned()
     }
 
@@ -502,7 +508,8 @@ impl Capture<'_> {
             assert!(step.is_none() || format == Format::Text);
             let line = step.unwrap_or(line);
             assert!(!line.contains(char::is_control), "{line:?}");
-            assert!(self.pipeline.tracer.is_some() || line.is_ascii());
+            let strangers = self.pipeline.tracer.is_some() || self.pipeline.attributor.is_some();
+            assert!(strangers || line.is_ascii());
         }
         text
     }

@@ -6,6 +6,7 @@
 use crate::made;
 use conntracker::event::DumpPass;
 use conntracker::run::input::{Input, What};
+use conntracker::run::owner_input;
 use conntracker::run::trace_input::{self, KIND_FIRST, TraceInput};
 
 const EVENTS: u8 = 0;
@@ -106,8 +107,10 @@ impl<'a> Steps<'a> {
         let (kind, rest) = self.rest.split_first()?;
         self.rest = rest;
         let payload = self.datagram()?;
-        let input = trace_input::decode(KIND_FIRST.saturating_add(*kind), payload);
-        Some(input.map_or(What::Finished, What::Trace))
+        let kind = KIND_FIRST.saturating_add(*kind);
+        let traced = trace_input::decode(kind, payload).map(What::Trace);
+        let owned = || owner_input::decode(kind, payload).map(What::Owner);
+        Some(traced.or_else(owned).unwrap_or(What::Finished))
     }
 
     fn datagram(&mut self) -> Option<&'a [u8]> {
@@ -190,6 +193,11 @@ pub fn append(out: &mut Vec<u8>, input: &Input<'_>, clock: u8) {
         What::CaughtUp => (MARK | CAUGHT_UP, None),
         What::Trace(trace) => {
             let (kind, head, bytes) = trace_input::encode(&trace);
+            out.extend([MARK | TRACE, clock, kind - KIND_FIRST]);
+            return append_datagram(out, &[&head, bytes].concat());
+        }
+        What::Owner(owner) => {
+            let (kind, head, bytes) = owner_input::encode(&owner);
             out.extend([MARK | TRACE, clock, kind - KIND_FIRST]);
             return append_datagram(out, &[&head, bytes].concat());
         }
