@@ -40,7 +40,7 @@ impl Lines {
         let is_last = |(last, last_side, last_path, last_process)| {
             compare(&last, last_side, flow, side).is_eq()
                 && (path == 0 || path == last_path)
-                && (process == 0 || process == last_process)
+                && process == last_process
         };
         // Folded entries that differ in their zone only read alike, but for their counts; and so do
         // flows that were denied.
