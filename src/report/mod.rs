@@ -109,12 +109,20 @@ pub fn write_end(summary: &Summary<'_>, format: Format, out: &mut Vec<u8>) {
 /// Appends text that a stranger may have chosen: nothing in it reaches a terminal as a command.
 fn escaped(out: &mut Vec<u8>, text: &str) {
     for character in text.chars() {
-        if character.is_control() {
+        if character.is_control() || turns_text(character) {
             out.extend(character.escape_default().map(|character| character as u8));
         } else {
             out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         }
     }
+}
+
+/// Whether a terminal may show what follows in another order, or on another line.
+fn turns_text(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 fn hand_on(block: &mut Vec<u8>, limit: usize, out: &mut impl Write) -> io::Result<()> {
