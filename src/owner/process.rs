@@ -110,6 +110,12 @@ impl Process {
         started(self.start_ticks)
     }
 
+    /// Whether its first thread has this name.
+    fn is_called(&self, name: &[u8; COMM_LEN]) -> bool {
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        self.comm == String::from_utf8_lossy(name)
+    }
+
     /// Whether this is the same program, run alike: names of threads aside.
     fn is_as(&self, other: &Process) -> bool {
         let other = Process {
@@ -251,11 +257,17 @@ impl Cache {
         // Where the machine has slept since the record, that moves later, and more processes could
         // have made it: none that did is refused.
         let at_boot = at + clock::boottime().saturating_sub(now);
-        let is_later = |process: &Process| process.started() > at_boot + TICK;
+        let is_later = |process: &Process| process.started() > at_boot;
+        // The kernel tells a start to the tick. What was started in the tick of the record may be the
+        // next process by this number: it is the one only if it has the record's name.
+        let may_be_later = |process: &Process| {
+            is_later(process) || process.started() + TICK > at_boot && !process.is_called(comm)
+        };
         self.looks += 1;
         if let Some(entry) = self.entries.get_mut(&pid) {
             entry.last_look = self.looks;
             if is_later(&entry.process) {
+                self.entries.remove(&pid); // whoever hears that it is gone is to be told again
                 return Look::Gone;
             }
             let is_known = entry.comms.contains(comm);
@@ -267,7 +279,8 @@ impl Cache {
                 return Look::Same;
             }
         }
-        let Some((process, stack)) = read(pid).filter(|(process, _)| !is_later(process)) else {
+        let Some((process, stack)) = read(pid).filter(|(process, _)| !may_be_later(process)) else {
+            self.entries.remove(&pid);
             return Look::Gone;
         };
         if let Some(entry) = self.entries.get_mut(&pid) {
@@ -410,6 +423,7 @@ mod tests {
         assert_eq!(cache.look(pid, &name, before), Look::Gone);
         assert!(matches!(cache.look(pid, &name, now_ns()), Look::Tell(_)));
         assert_eq!(cache.look(pid, &name, before), Look::Gone);
+        assert!(matches!(cache.look(pid, &name, now_ns()), Look::Tell(_)));
         assert_eq!(cache.look(pid, &name, now_ns()), Look::Same);
         assert_eq!(cache.look(pid, &comm(b"thread"), now_ns()), Look::Same);
         std::thread::sleep(PROCESS_TRUST * 2);
