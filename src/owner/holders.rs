@@ -128,8 +128,9 @@ impl Holders {
         pids
     }
 
-    /// Reads all of /proc.
+    /// Reads all of /proc, however lately that was done.
     pub fn walk(&mut self) {
+        self.unheld.clear();
         let pids = self.list();
         let mut holdings = Vec::new();
         for pid in &pids {

@@ -69,6 +69,11 @@ impl SocketTable {
         records
     }
 
+    /// Walks all of /proc now, for what is asked last: nobody can ask again later.
+    pub fn refresh(&mut self) {
+        self.holders.walk();
+    }
+
     /// The owner of a flow, whose tuple is as the local end sends. The record has the flow's ends.
     /// `now` is CLOCK_MONOTONIC.
     ///

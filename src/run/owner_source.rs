@@ -178,6 +178,9 @@ impl OwnerSource {
         self.refresh_addresses(intake);
         intake.owner(OwnerInput::SettleAll);
         self.take_asked(intake);
+        if !self.asked.is_empty() {
+            self.sockets.refresh();
+        }
         self.ask(ASK_BUDGET * 100, intake);
     }
 
