@@ -239,17 +239,15 @@ impl OwnerSource {
             if record.pid == Some(self.own_pid) || self.is_elsewhere(&record) {
                 continue;
             }
-            self.introduce(&record, intake);
+            // What is told of a process holds for the records behind it: those before it go first.
+            self.introduce(&record, intake, &mut |intake| {
+                intake.records(&records[..kept]);
+                kept = 0;
+            });
             records.copy_within(at..at + RECORD_LEN, kept);
             kept += RECORD_LEN;
         }
-        let offset = clock::realtime_ns().wrapping_sub(clock::monotonic().as_nanos() as u64);
-        if kept > 0 {
-            intake.owner(OwnerInput::Records {
-                clock_offset_ns: offset,
-                bytes: &records[..kept],
-            });
-        }
+        intake.records(&records[..kept]);
         records.clear();
         self.records = records;
     }
@@ -267,14 +265,25 @@ impl OwnerSource {
     }
 
     /// Tells of the process and the user of a record, where they were not told.
-    fn introduce(&mut self, record: &Record, intake: &mut Intake<'_>) {
+    /// Before that, `hand_on` is called.
+    fn introduce(
+        &mut self,
+        record: &Record,
+        intake: &mut Intake<'_>,
+        hand_on: &mut dyn FnMut(&mut Intake<'_>),
+    ) {
         let attributor = intake.pipeline.attributor.as_ref();
         if attributor.is_some_and(|attributor| attributor.is_full()) {
+            hand_on(intake);
             self.cache = Cache::default();
             intake.owner(OwnerInput::Forget);
         }
         if let Some(pid) = record.pid {
-            match self.cache.look(pid, &record.comm, record.at_ns) {
+            let look = self.cache.look(pid, &record.comm, record.at_ns);
+            if look != Look::Same {
+                hand_on(intake);
+            }
+            match look {
                 Look::Same => {}
                 Look::Gone => intake.owner(OwnerInput::Gone(pid)),
                 Look::Tell(process) => intake.owner(OwnerInput::Process(Told {
@@ -323,6 +332,16 @@ fn one_holder(bytes: &[u8]) -> Vec<u8> {
 impl Intake<'_> {
     pub(super) fn owner(&mut self, input: OwnerInput<'_>) {
         self.take(clock::realtime_ns(), super::input::What::Owner(input));
+    }
+
+    fn records(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let clock_offset_ns = clock::realtime_offset_ns();
+            self.owner(OwnerInput::Records {
+                clock_offset_ns,
+                bytes,
+            });
+        }
     }
 }
 

@@ -13,6 +13,22 @@ pub fn monotonic() -> Duration {
     Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Monotonic)))
 }
 
+/// What is to be added to monotonic time to have wall time. We may lose the processor between one
+/// look and the next, so the quickest of a few counts.
+pub fn realtime_offset_ns() -> u64 {
+    let look = || {
+        let before = nanoseconds(clock_gettime(ClockId::Monotonic));
+        let wall = realtime_ns();
+        let after = nanoseconds(clock_gettime(ClockId::Monotonic));
+        let took = after.saturating_sub(before);
+        (took, wall.wrapping_sub(before + took / 2))
+    };
+    [look(), look(), look()]
+        .into_iter()
+        .min()
+        .map_or(0, |(_, offset)| offset)
+}
+
 /// Time since the machine started, its sleep included: what /proc/PID/stat counts in.
 pub fn boottime() -> Duration {
     Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Boottime)))
