@@ -32,7 +32,7 @@ const MS: u64 = 1_000_000;
 const S: u64 = 1000 * MS;
 
 /// Clocks are compared to this: the kernel reads them one after the other.
-const SLACK_NS: u64 = MS;
+const SLACK_NS: u64 = MS / 10;
 /// A flow's time may be when we read of it, so much later than it began.
 const READ_DELAY_NS: u64 = 2 * S;
 /// Between a connect and its first packet there is only this machine's firewall.
@@ -169,6 +169,10 @@ impl Table {
         if self.use_claim(claim, false, observer) {
             return;
         }
+        let is_answer = claim.evidence.source == Source::Diag;
+        if is_answer && self.flow_of_claim(&claim.ends).is_some() {
+            return; // it was about that flow: the next one with these ends is another socket's
+        }
         let Some(ownership) = &mut self.ownership else {
             return;
         };
@@ -193,6 +197,9 @@ impl Table {
             &Span::of(&self.flows[place as usize], *owned, all_read),
         ) {
             return false;
+        }
+        if begins(claim) && !owned.is_kernel_time && owned.rank(side) == Some(Rank::Process) {
+            return false; // the flow that it begins is not read yet
         }
         let is_new = owned.take(side, claim);
         // Another process at this end is the next flow's, which is not read yet.
@@ -413,6 +420,10 @@ impl Ownership {
                 Some((_, than)) if claim.evidence.rank != than.evidence.rank => {
                     claim.evidence.rank > than.evidence.rank
                 }
+                Some((_, than)) if span.is_kernel_time && is_once(claim) && is_once(than) => {
+                    span.distance_ns(claim) < span.distance_ns(than)
+                }
+                Some((_, than)) if is_once(claim) && begins(claim) != begins(than) => begins(claim),
                 Some((_, than)) => is_earlier_flow(claim, than, span),
             };
             if fits(claim, span) && is_better {
@@ -465,15 +476,31 @@ impl Span {
         };
         self.began_ns.saturating_sub(delay)
     }
+
+    /// How far a claim is from where it should be: what begins a flow shortly before it, what follows
+    /// shortly after. On the wrong side of the beginning it is only for want of a better one.
+    fn distance_ns(&self, claim: &Claim) -> u64 {
+        let is_before = claim.at_ns <= self.began_ns;
+        let wrong_side = if is_before == begins(claim) {
+            0
+        } else {
+            SLACK_NS
+        };
+        claim.at_ns.abs_diff(self.began_ns) + wrong_side
+    }
 }
 
 /// Of two claims that both fit and come from different flows with the same ends, whether the first,
 /// older one is this flow's: where we only know when we read of the flow, several may have begun by
 /// then, and are read in their order. What follows a beginning is likewise in order.
 fn is_earlier_flow(older: &Claim, newer: &Claim, span: &Span) -> bool {
-    let begins = matches!(older.evidence.moment, Moment::Connect);
     let near = newer.at_ns.saturating_sub(older.at_ns) < READ_DELAY_NS / 2;
-    is_once(older) && (!begins || (!span.is_kernel_time && near))
+    is_once(older) && (!begins(older) || (!span.is_kernel_time && near))
+}
+
+/// Whether a claim comes before its flow, one for each.
+fn begins(claim: &Claim) -> bool {
+    claim.evidence.moment == Moment::Connect
 }
 
 /// Whether a claim's moment lies in a flow's life.
@@ -502,7 +529,7 @@ fn fits(claim: &Claim, span: &Span) -> bool {
         Moment::Release => at >= span.after_ns() && is_this_one,
         Moment::Socket if is_any && claim.evidence.source == Source::Probe => begins, // it listens
         Moment::Socket if is_any => false, // it may be another's by now: it is found by its cookie
-        Moment::Socket => within(SEND_NS),
+        Moment::Socket => within(READ_DELAY_NS) && not_after_end,
     }
 }
 
