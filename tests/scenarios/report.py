@@ -18,7 +18,7 @@ FIRST_SECTIONS = (("ipv4", TCP), ("ipv4", UDP), ("ipv4", ICMP), ("ipv6", TCP), (
 FLOW_KEYS = {
     "v", "type", "event", "family", "proto", "proto_number", "original", "reply", "id", "mark", "zone", "zone_direction", "netns",
     "status", "status_bits", "tcp_state", "state", "start", "first_seen", "last_seen", "end", "folded", "flows",
-    "path", "verdict", "reject_with", "attempts", "blame",
+    "path", "verdict", "reject_with", "attempts", "blame", "owner",
 }
 # What only conntrack's entry of a flow has; a flow that it never confirmed may be without.
 KEYS_OF_CONFIRMED = {"reply", "status"}
@@ -27,6 +27,10 @@ STEP_KEYS = BLAME_KEYS | {"verdict", "reject_with", "target"}
 FIREWALLS = ("iptables-legacy", "iptables-nft", "nft")
 STEP_VERDICTS = ("accept", "drop", "reject", "continue", "jump", "goto", "return", "queue", "stolen")
 SIDE_KEYS = {"src", "dst", "sport", "dport", "icmp_type", "icmp_code", "icmp_id", "packets", "bytes"}
+OWNER_KEYS = {
+    "pid", "ppid", "uid", "user", "comm", "command_line", "executable", "cgroup", "netns", "how", "by", "shared",
+}
+OWNERS_KNOWN_BY = ("connect", "send", "accept", "receive", "packet", "conntrack", "socket", "close")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 
 
@@ -121,7 +125,20 @@ def _problem_of(value):
     for name in ("start", "first_seen", "last_seen", "end"):
         if name in value and not TIME.fullmatch(value[name]):
             return f"{name} is no time"
-    return _problem_of_trace(value)
+    return _problem_of_owner(value.get("owner")) or _problem_of_trace(value)
+
+
+def _problem_of_owner(owner):
+    if owner is None:
+        return None
+    if not owner or set(owner) - {"original", "reply"}:
+        return f"no owners, or of unknown ends: {set(owner)}"
+    for each in owner.values():
+        if set(each) - OWNER_KEYS or {"how", "by"} - set(each):
+            return f"unknown keys {set(each) - OWNER_KEYS} of an owner, or none of how it is known"
+        if each["by"] not in OWNERS_KNOWN_BY or each.get("shared", True) is not True:
+            return f"unknown words: {each}"
+    return None
 
 
 def _problem_of_trace(value):
