@@ -590,7 +590,7 @@ class Unconfirmed(Flows):
                 self.assertEqual((flow["state"], flow["verdict"]), ("unconfirmed", "drop"))
                 self.assert_owners(report, protocol, tuple_, local.who())
 
-    def test_under_nft(self):
+    def nft_rules(self):
         self.network.nft("""
             table inet fw {
                 chain out {
@@ -598,8 +598,28 @@ class Unconfirmed(Flows):
                     meta l4proto { tcp, udp } th dport 666 drop
                 }
             }""")
+
+    def test_under_nft(self):
+        self.nft_rules()
         for rung in RUNGS:
             self.check(rung)
+
+    def test_of_processes_that_are_gone(self):
+        """No packet of theirs has left: they are known by what they asked for."""
+        self.nft_rules()
+        parent = self.actor("parent")
+        tool = self.attribute("cgroup", "-t", "-e", "--trace-rate", "100000")
+        made = []
+        for version in (4, 6):
+            for protocol, kind, step in ((TCP, "tcp", "begin_connect"), (UDP, "udp", "send_to")):
+                steps = ["bind", "x", ROUTER_SERVER_SIDE[version]], [step, "x", SERVER[version], 666], ["local", "x"]
+                pid, (_, port) = parent.do(["child", ["rename", "gone"], ["make", "x", version, kind], *steps])
+                made.append((protocol, (ROUTER_SERVER_SIDE[version], SERVER[version], port, 666), Who(pid, "gone", 0)))
+        report = self.stop_attributed(tool)
+        for protocol, tuple_, who in made:
+            with self.subTest(protocol=protocol, tuple=tuple_):
+                self.assertEqual(report.by_original(protocol, tuple_)["state"], "unconfirmed")
+                self.assert_owners(report, protocol, tuple_, who)
 
     def test_under_iptables_legacy(self):
         self.need_legacy_tables()
