@@ -166,21 +166,19 @@ impl Table {
 
     /// Takes a claim: for the flow that is there, or to wait for the one that comes.
     pub fn apply_claim(&mut self, claim: &Claim, observer: &mut impl Observer) {
-        if self.use_claim(claim, false, observer) {
+        if !is_answer(claim) && self.use_claim(claim, false, observer) {
             return;
-        }
-        let is_answer = claim.evidence.source == Source::Diag;
-        if is_answer && self.flow_of_claim(&claim.ends).is_some() {
-            return; // it was about that flow: the next one with these ends is another socket's
         }
         let Some(ownership) = &mut self.ownership else {
             return;
         };
-        let begins = claim.evidence.moment == Moment::Connect;
-        if is_once(claim) && !begins && ownership.late.len() < WANTED_MAX {
+        let waits = is_once(claim) && !begins(claim) || is_answer(claim);
+        if waits && ownership.late.len() < WANTED_MAX {
             ownership.late.push_back(*claim);
         }
-        ownership.claims.insert(claim);
+        if !is_answer(claim) {
+            ownership.claims.insert(claim);
+        }
     }
 
     /// Gives a claim to the flow that is there, if it is about that one. Says whether it is used up.
@@ -503,6 +501,12 @@ fn begins(claim: &Claim) -> bool {
     claim.evidence.moment == Moment::Connect
 }
 
+/// Whether a claim answers the question whose a flow is. By now the socket may be of the next flow with
+/// the same ends: that is known when all events are read once more.
+fn is_answer(claim: &Claim) -> bool {
+    claim.evidence.source == Source::Diag
+}
+
 /// Whether a claim's moment lies in a flow's life.
 fn fits(claim: &Claim, span: &Span) -> bool {
     let at = claim.at_ns;
@@ -529,6 +533,7 @@ fn fits(claim: &Claim, span: &Span) -> bool {
         Moment::Release => at >= span.after_ns() && is_this_one,
         Moment::Socket if is_any && claim.evidence.source == Source::Probe => begins, // it listens
         Moment::Socket if is_any => false, // it may be another's by now: it is found by its cookie
+        Moment::Socket if is_answer(claim) => at >= span.after_ns() && not_after_end,
         Moment::Socket => within(READ_DELAY_NS) && not_after_end,
     }
 }

@@ -238,7 +238,7 @@ fn a_flow_that_was_there_before_is_its_sockets_owners() {
     let older = |ends, owner| {
         let claim = claim(Moment::Socket, ends, owner, 10 * S);
         let evidence = Evidence {
-            source: Source::Diag,
+            source: Source::Sockets,
             ..claim.evidence
         };
         Claim { evidence, ..claim }
@@ -253,6 +253,35 @@ fn a_flow_that_was_there_before_is_its_sockets_owners() {
     let id = bench.flow(arriving, arriving.inverse(), 11 * S).id.unwrap();
     bench.table.settle_wanted(20 * S, &mut (), &mut |_| {});
     assert_eq!(bench.owners(id), [0, 0]);
+}
+
+#[test]
+fn an_answer_is_about_the_flow_that_is_there_when_all_is_read() {
+    let mut bench = Bench::new();
+    let ends = tuple(IPPROTO_UDP, (HERE, 40000), (THERE, 53));
+    let answer = |owner, at_ns| {
+        let claim = claim(Moment::Socket, ends, owner, at_ns);
+        let evidence = Evidence {
+            source: Source::Diag,
+            ..claim.evidence
+        };
+        Claim { evidence, ..claim }
+    };
+    // The first flow is over and the second one has begun as the answer comes, but neither is read.
+    let first = bench.flow(ends, ends.inverse(), S);
+    bench.claim(answer(2, S + 30 * MS));
+    assert_eq!(bench.owners(first.id.unwrap()), [0, 0]);
+    bench.apply(Kind::Destroy, first, S + 10 * MS);
+    let second = bench.flow(ends, ends.inverse(), S + 20 * MS);
+    bench.table.settle_wanted(2 * S, &mut (), &mut |_| {});
+    assert_eq!(bench.owners(first.id.unwrap()), [0, 0]);
+    assert_eq!(bench.owners(second.id.unwrap()), [2, 0]);
+    // It is about no flow that comes later.
+    bench.apply(Kind::Destroy, second, 3 * S);
+    bench.claim(answer(3, 3 * S + MS));
+    let third = bench.flow(ends, ends.inverse(), 3 * S + 2 * MS);
+    bench.table.settle_wanted(4 * S, &mut (), &mut |_| {});
+    assert_eq!(bench.owners(third.id.unwrap()), [0, 0]);
 }
 
 /// What a machine tells, in the order of its clock.

@@ -425,6 +425,7 @@ mod tests {
         assert_eq!(cache.look(pid, &name, before), Look::Gone);
         assert!(matches!(cache.look(pid, &name, now_ns()), Look::Tell(_)));
         assert_eq!(cache.look(pid, &name, now_ns()), Look::Same);
+        std::thread::sleep(TICK * 2); // whose name it is counts while it may be the next one's
         assert_eq!(cache.look(pid, &comm(b"thread"), now_ns()), Look::Same);
         std::thread::sleep(PROCESS_TRUST * 2);
         assert_eq!(cache.look(pid, &name, now_ns()), Look::Same);

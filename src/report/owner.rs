@@ -93,7 +93,7 @@ fn process(object: &mut Object<'_>, owner: &Owner, evidence: Evidence, rung: &st
     optional(object, "netns", owner.netns);
     let how = match evidence.source {
         Source::Probe => rung,
-        Source::Sockets => "iter",
+        Source::Sockets => "older",
         Source::Diag => "procfs",
         Source::Log => "log",
     };

@@ -89,8 +89,12 @@ impl OwnerSource {
         let older = match older {
             Some(records) => one_holder(&records),
             None => {
-                let records = self.sockets.seed();
-                records.iter().flat_map(Record::to_bytes).collect()
+                let older = |record| Record {
+                    source: Source::Sockets,
+                    ..record
+                };
+                let records = self.sockets.seed().into_iter().map(older);
+                records.flat_map(|record| record.to_bytes()).collect()
             }
         };
         for records in older.chunks(OWNER_RECORDS_AT_ONCE * RECORD_LEN) {
@@ -182,6 +186,7 @@ impl OwnerSource {
             self.sockets.refresh();
         }
         self.ask(ASK_BUDGET * 100, intake);
+        intake.owner(OwnerInput::SettleAll); // the answers
     }
 
     fn take_asked(&mut self, intake: &mut Intake<'_>) {
