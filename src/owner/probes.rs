@@ -152,10 +152,7 @@ fn open_cgroup() -> Result<Probes, String> {
 
 /// Makes kprobe_events reachable, and clean.
 fn open_kprobe_events() -> Result<(), String> {
-    if mounts::tracefs().is_none() {
-        mounts::mount_tracefs().map_err(|error| format!("tracefs: {error}"))?;
-    }
-    let tracefs = mounts::tracefs().ok_or("tracefs is not mounted")?;
+    let tracefs = mounts::open_tracefs().map_err(|error| format!("tracefs: {error}"))?;
     if !tracefs.join("kprobe_events").exists() {
         return Err("this kernel has no kprobes".to_owned());
     }

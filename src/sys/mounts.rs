@@ -31,22 +31,53 @@ pub fn control_groups() -> io::Result<Option<OwnedFd>> {
     Ok(Some(openat(&mounted, ".", flags, Mode::empty())?))
 }
 
-/// Where tracefs is mounted, for us to see.
+/// Where libbpf looks for tracefs first: there it lies in debugfs, which mounts it there, for everybody
+/// to see, as soon as somebody looks inside.
+const IN_DEBUGFS: &str = "/sys/kernel/debug/tracing";
+/// And where that is not.
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Where tracefs is mounted already.
 pub fn tracefs() -> Option<PathBuf> {
-    let places = ["/sys/kernel/debug/tracing", "/sys/kernel/tracing"];
-    let mut places = places.into_iter().map(PathBuf::from);
-    places.find(|place| place.join("trace_pipe").exists() || place.join("events").exists())
+    [IN_DEBUGFS, TRACEFS]
+        .into_iter()
+        .find(|place| is_mounted("tracefs", place))
+        .map(PathBuf::from)
 }
 
-/// Mounts tracefs for this thread, and what is started from it, alone: what others mount still comes
-/// to us, and ours goes to nobody. Lasts until the process ends.
-pub fn mount_tracefs() -> io::Result<()> {
+/// Sees to it that tracefs is mounted where libbpf takes it from, and returns that place. Where it was
+/// not, it is for this thread, and what is started from it, alone: what others mount still comes to us,
+/// and ours goes to nobody. Lasts until the process ends.
+pub fn open_tracefs() -> io::Result<PathBuf> {
+    if is_mounted("tracefs", IN_DEBUGFS) {
+        return Ok(IN_DEBUGFS.into());
+    }
+    let has_debugfs = is_mounted("debugfs", "/sys/kernel/debug");
+    if has_debugfs || !is_mounted("tracefs", TRACEFS) {
+        keep_mounts_to_us()?;
+    }
+    if has_debugfs && Path::new(IN_DEBUGFS).exists() {
+        return Ok(IN_DEBUGFS.into());
+    }
+    if !is_mounted("tracefs", TRACEFS) {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("tracefs", TRACEFS, "tracefs", flags, None)?;
+    }
+    Ok(TRACEFS.into())
+}
+
+fn keep_mounts_to_us() -> io::Result<()> {
     // SAFETY: without CLONE_FILES no descriptor changes hands.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change("/", propagation)?;
-    let place = Path::new("/sys/kernel/tracing");
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tracefs", place, "tracefs", flags, None)?;
-    Ok(())
+    Ok(mount_change("/", propagation)?)
+}
+
+/// Asks the list of what is mounted, which mounts nothing.
+fn is_mounted(kind: &str, place: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        (fields.next(), fields.next()) == (Some(place), Some(kind))
+    })
 }
