@@ -154,14 +154,22 @@ fn open_cgroup() -> Result<Probes, String> {
 fn open_kprobe_events() -> Result<(), String> {
     let tracefs = mounts::open_tracefs().map_err(|error| format!("tracefs: {error}"))?;
     if !tracefs.join("kprobe_events").exists() {
-        return Err("this kernel has no kprobes".to_owned());
+        return Err(
+            "this kernel has no kprobes".to_owned(),
+        );
     }
     probe_events::sweep();
     Ok(())
 }
 
+/// The program of fentry in whose place this one of a kprobe can stand.
+fn of_fentry(name: &str) -> Option<String> {
+    Some(format!("fe_{}", name.strip_prefix("kp_")?))
+}
+
 /// Loads the programs of an object that are wanted, and attaches them. Those that may be missing are
-/// left out where they are refused, and named in the detail.
+/// left out where they are refused, and named in the detail, as are those of kprobes that are taken in
+/// their place: a function of a module cannot be had by fentry before Linux 5.11.
 fn attach(
     object: &str,
     btf: Option<&Path>,
@@ -171,9 +179,12 @@ fn attach(
 ) -> Result<Probes, Refusal> {
     let elf = elf(object).map_err(Refusal::from)?;
     let mut missing: Vec<String> = Vec::new();
+    let is_taken = |name: &str, missing: &[String]| {
+        let is_missing = |name: &str| missing.iter().any(|other| other == name);
+        !is_missing(name) && (is_wanted(name) || of_fentry(name).is_some_and(|of| is_missing(&of)))
+    };
     let loaded = loop {
-        let wanted = |name: &str| is_wanted(name) && !missing.iter().any(|other| other == name);
-        match load(elf, btf, &wanted) {
+        match load(elf, btf, &|name| is_taken(name, &missing)) {
             Ok(object) => break object,
             Err(refusal) => match refusal.program.clone() {
                 Some(name) if name.contains(OPTIONAL) && !missing.contains(&name) => {
@@ -183,14 +194,14 @@ fn attach(
             },
         }
     };
-    let programs = loaded.programs();
+    let mut programs = loaded.programs();
+    programs.retain(|(name, _)| is_taken(name, &missing));
+    let mut in_place = Vec::new();
     let mut attached = Attached::new(loaded, limits::PROBE_BUFFER_PAGES)?;
     for (name, section) in programs {
-        if !is_wanted(&name) || missing.contains(&name) {
-            continue;
-        }
         let result = attached.attach(&name, how(&section, place));
         match result {
+            Ok(()) if !is_wanted(&name) => in_place.push(name),
             Ok(()) => {}
             Err(_) if name.contains(OPTIONAL) => missing.push(name),
             Err(refusal) => {
@@ -201,10 +212,17 @@ fn attach(
             }
         }
     }
+    missing.retain(|name| {
+        !in_place
+            .iter()
+            .any(|other| of_fentry(other).as_ref() == Some(name))
+    });
     let mut detail = detail.to_owned();
-    if !missing.is_empty() {
-        detail += ", without ";
-        detail += &missing.join(", ");
+    for (word, names) in [(", with ", in_place), (", without ", missing)] {
+        if !names.is_empty() {
+            detail += word;
+            detail += &names.join(", ");
+        }
     }
     Ok(Probes { attached, detail })
 }
@@ -257,6 +275,21 @@ mod tests {
             assert!(!object.programs().is_empty(), "{name}");
         }
         assert!(OBJECTS.iter().any(|(name, _)| *name == "cgroup"));
+    }
+
+    #[test]
+    fn each_hook_can_be_had_both_ways() {
+        let Ok(elf) = elf("trace") else {
+            return;
+        };
+        let programs = Object::open(elf, None).unwrap().programs();
+        let has = |wanted: &str| programs.iter().any(|(name, _)| name == wanted);
+        let kprobes: Vec<String> = programs
+            .iter()
+            .filter_map(|(name, _)| of_fentry(name))
+            .collect();
+        assert_eq!(kprobes.len() * 2, programs.len());
+        assert!(kprobes.iter().all(|name| has(name)), "{kprobes:?}");
     }
 
     #[test]
