@@ -155,7 +155,7 @@ fn open_kprobe_events() -> Result<(), String> {
     let tracefs = mounts::open_tracefs().map_err(|error| format!("tracefs: {error}"))?;
     if !tracefs.join("kprobe_events").exists() {
         return Err(
-            "this kernel has no kprobes".to_owned(),
+            "tracefs has no kprobe_events (a kernel without kprobes, or locked down)".to_owned(),
         );
     }
     probe_events::sweep();

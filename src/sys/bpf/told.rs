@@ -90,6 +90,9 @@ fn program(told: &str) -> Option<String> {
     })
 }
 
+/// With this end lines that tell of no failure yet: what they are about is tried in another way.
+const IS_TRIED_AGAIN: &str = "Retrying without BTF.";
+
 /// The verifier's last word where it has one, else libbpf's first.
 fn reason(told: &str, error: &io::Error) -> String {
     let mut log = told.lines().skip_while(|line| !line.contains(LOG_BEGINS));
@@ -98,9 +101,8 @@ fn reason(told: &str, error: &io::Error) -> String {
         .take_while(|line| !line.contains(LOG_ENDS))
         .filter(|line| !line.starts_with("processed ") && !line.trim().is_empty())
         .last();
-    // What libbpf tries in another way does not count.
-    let is_reason = |line: &&str| !line.trim().is_empty() && !line.contains("Retrying without");
-    let first = told.lines().find(is_reason);
+    let mut lines = told.lines().map(str::trim);
+    let first = lines.find(|line| !line.is_empty() && !line.ends_with(IS_TRIED_AGAIN));
     let first = first.map(|line| line.trim_start_matches("libbpf: ").trim());
     match (first, verdict) {
         (None, _) => error.to_string(),
@@ -136,10 +138,7 @@ mod tests {
             "Error in bpf_create_map_xattr(events): -EPERM"
         );
         assert_eq!(program(plain), None);
-        let tried = "libbpf: Error in bpf_create_map_xattr(m): -EINVAL. Retrying without BTF.\n";
-        assert_eq!(
-            reason(&format!("{tried}{plain}"), &error),
-            reason(plain, &error)
-        );
+        let again = "libbpf: Error in bpf_create_map_xattr(told): -EINVAL. Retrying without BTF.\n";
+        assert_eq!(reason(&[again, log].concat(), &error), reason(log, &error));
     }
 }
