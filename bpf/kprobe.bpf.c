@@ -204,7 +204,10 @@ int kp_may_accept(struct pt_regs *ctx)
 	return tell(ctx, &record, MOMENT_ACCEPT, IPPROTO_TCP);
 }
 
-/* The port is there unless nobody asked for a certain one. */
+/*
+ * The port is there unless nobody asked for a certain one. Who listens may leave it to others to
+ * accept.
+ */
 SEC("kprobe/inet_csk_listen_start")
 int kp_may_listen(struct pt_regs *ctx)
 {
@@ -214,6 +217,7 @@ int kp_may_listen(struct pt_regs *ctx)
 	read_sock(&head, FIRST_ARGUMENT(ctx));
 	if (!socket_ends(&record, &head) || !record.local_port)
 		return 0;
+	record.flags |= RECORD_INHERITED;
 	return tell(ctx, &record, MOMENT_SOCKET, IPPROTO_TCP);
 }
 
