@@ -25,7 +25,7 @@ use super::table::{Change, Observer, Table};
 use crate::event::{Claim, Evidence, Moment, Rank, Source};
 use crate::limits::{BYTES_PER_OWNED_FLOW, WANTED_MAX};
 use crate::wire::conntrack::Tuple;
-use crate::wire::kernel::{IPPROTO_ICMP, IPPROTO_ICMPV6};
+use crate::wire::kernel::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_RAW, IPPROTO_TCP, IPPROTO_UDP};
 use std::collections::VecDeque;
 
 const MS: u64 = 1_000_000;
@@ -398,10 +398,14 @@ impl Ownership {
                     self.use_exact(ends, side, &span, owned);
                 }
             }
-            if owned.rank(side).is_none() && self.is_local(&ends) {
-                let claim = vague(&ends)
+            let by_kernel = side == Side::Reply && flow.is_icmp();
+            if owned.rank(side).is_none() && self.is_local(&ends) && !by_kernel {
+                let mut claim = vague(&ends)
                     .into_iter()
-                    .find_map(|ends| self.undisputed(&ends, &span));
+                    .find_map(|ends| self.undisputed(&[ends], &span));
+                if claim.is_none() && side == Side::Original && has_more_than_addresses(&ends) {
+                    claim = self.undisputed(&portless(&ends), &span);
+                }
                 if let Some(claim) = claim {
                     owned.take(side, &claim);
                 }
@@ -436,9 +440,10 @@ impl Ownership {
         }
     }
 
-    /// The newest claim that fits, unless another process claims the same.
-    fn undisputed(&self, ends: &Tuple, span: &Span) -> Option<Claim> {
-        let mut fitting = self.claims.of(ends).filter(|(_, claim)| fits(claim, span));
+    /// A claim that fits and has one of these ends, unless another process claims the same.
+    fn undisputed(&self, ends: &[Tuple], span: &Span) -> Option<Claim> {
+        let all = ends.iter().flat_map(|ends| self.claims.of(ends));
+        let mut fitting = all.filter(|(_, claim)| fits(claim, span));
         let (_, newest) = fitting.next()?;
         let is_disputed = fitting.any(|(_, claim)| claim.owner != newest.owner);
         Some(*newest).filter(|_| !is_disputed)
@@ -518,7 +523,8 @@ fn fits(claim: &Claim, span: &Span) -> bool {
     let is_prompt = at <= span.began_ns.saturating_add(PROMPT_NS);
     let is_this_one = span.all_read || is_prompt || !is_once(claim);
     let is_any = claim.ends.dst == [0; 16];
-    let is_portless = claim.ends.sport == 0 && claim.ends.dport == 0 && has_id(&claim.ends);
+    let has_no_port = claim.ends.sport == 0 && claim.ends.dport == 0;
+    let is_portless = has_no_port && has_more_than_addresses(&claim.ends);
     match claim.evidence.moment {
         Moment::Connect if span.is_kernel_time => begins && within(CONNECT_NS),
         Moment::Connect => begins && within(READ_DELAY_NS),
@@ -553,23 +559,41 @@ fn vague(ends: &Tuple) -> impl IntoIterator<Item = Tuple> {
         ipv6: true,
         ..any(unbound)
     };
-    let portless = |ends: Tuple| Tuple {
-        sport: 0,
-        dport: 0,
-        ..ends
-    };
-    let list = if has_id(ends) {
-        [unbound, portless(*ends), portless(unbound), *ends, *ends]
+    let is_icmp = matches!(ends.proto, IPPROTO_ICMP | IPPROTO_ICMPV6);
+    let list = if is_icmp {
+        [unbound, *ends, *ends, *ends]
     } else {
-        [unbound, any(*ends), any(unbound), dual, *ends]
+        [unbound, any(*ends), any(unbound), dual]
     };
     let exact = *ends;
     list.into_iter().filter(move |ends| *ends != exact)
 }
 
-/// Whether what stands in the place of ports is ICMP's.
-fn has_id(ends: &Tuple) -> bool {
-    matches!(ends.proto, IPPROTO_ICMP | IPPROTO_ICMPV6)
+/// What a probe may have claimed that sees raw sockets, but not what they send: for what protocol the
+/// socket is, or that the process writes the headers itself, whatever protocol they say.
+fn portless(ends: &Tuple) -> [Tuple; 4] {
+    let of = |src: [u8; 16], proto: u8| Tuple {
+        src,
+        proto,
+        sport: 0,
+        dport: 0,
+        ..*ends
+    };
+    [
+        of(ends.src, ends.proto),
+        of([0; 16], ends.proto),
+        of(ends.src, IPPROTO_RAW),
+        of([0; 16], IPPROTO_RAW),
+    ]
+}
+
+/// Whether a flow of this protocol has ports, or the id of ICMP. A claim of IPPROTO_RAW can be about
+/// such a one.
+fn has_more_than_addresses(ends: &Tuple) -> bool {
+    matches!(
+        ends.proto,
+        IPPROTO_ICMP | IPPROTO_ICMPV6 | IPPROTO_TCP | IPPROTO_UDP | IPPROTO_RAW
+    )
 }
 
 fn other(side: Side) -> Side {

@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::counters::Counters;
 use crate::event::{Claim, Event, Evidence, Kind, Moment, Rank, Source};
 use crate::wire::conntrack::{Entry, Tuple};
-use crate::wire::kernel::{IPPROTO_TCP, IPPROTO_UDP, IPS_SEEN_REPLY};
+use crate::wire::kernel::{IPPROTO_ICMP, IPPROTO_RAW, IPPROTO_TCP, IPPROTO_UDP, IPS_SEEN_REPLY};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1000 * MS;
@@ -200,6 +200,35 @@ fn a_claim_that_does_not_say_all_counts_here_only_and_undisputed() {
         .settle_wanted(4 * S, &mut (), &mut |ends| asked.push(*ends));
     assert_eq!(bench.owners(id), [0, 4]);
     assert!(asked.contains(&disputed) && !asked.contains(&theirs));
+}
+
+#[test]
+fn a_raw_socket_is_behind_what_it_begins_where_no_other_can_be() {
+    let mut bench = Bench::new();
+    let echo = |id| tuple(IPPROTO_ICMP, (HERE, id), (THERE, 8 << 8));
+    let raw = tuple(IPPROTO_ICMP, ([0; 4], 0), (THERE, 0));
+    bench.claim(claim(Moment::Send, raw, 1, 10 * S));
+    let first = echo(1);
+    let id = bench.flow(first, first.inverse(), 10 * S + 1).id.unwrap();
+    assert_eq!(bench.owners(id), [1, 0]);
+    // What the other end asks, the kernel answers.
+    let asked = tuple(IPPROTO_ICMP, (THERE, 2), (HERE, 8 << 8));
+    let id = bench.flow(asked, asked.inverse(), 10 * S + 2).id.unwrap();
+    assert_eq!(bench.owners(id), [0, 0]);
+    // A process that writes the headers itself can have sent the next one.
+    let any = Tuple {
+        proto: IPPROTO_RAW,
+        ..raw
+    };
+    bench.claim(claim(Moment::Send, any, 2, 10 * S + 3));
+    let next = echo(3);
+    let id = bench.flow(next, next.inverse(), 10 * S + 4).id.unwrap();
+    assert_eq!(bench.owners(id), [0, 0]);
+    // Long after, it alone sends, whatever protocol.
+    bench.claim(claim(Moment::Send, any, 2, 30 * S));
+    let probe = tuple(IPPROTO_UDP, (HERE, 33000), (THERE, 33434));
+    let id = bench.flow(probe, probe.inverse(), 30 * S + 1).id.unwrap();
+    assert_eq!(bench.owners(id), [2, 0]);
 }
 
 #[test]

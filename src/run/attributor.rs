@@ -158,7 +158,8 @@ impl Attributor {
             }
         }
         let has_ports = matches!(record.ends.proto, IPPROTO_TCP | IPPROTO_UDP);
-        if has_ports && record.ends.sport == 0 {
+        let is_raw = record.moment == Moment::Send && record.ends.dport == 0;
+        if has_ports && record.ends.sport == 0 && !is_raw {
             return; // it has not got one yet
         }
         let rank = if record.inherited {
