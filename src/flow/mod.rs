@@ -4,6 +4,7 @@ pub mod assembly;
 mod claims;
 pub mod entry;
 pub mod filter;
+mod fit;
 mod index;
 pub mod key;
 #[cfg(test)]
