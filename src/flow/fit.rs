@@ -23,30 +23,38 @@ const SEND_NS: u64 = 10 * S;
 /// A claim without ports counts for a flow that begins so soon after it.
 const PORTLESS_NS: u64 = S;
 
+/// How well it is known when a flow began.
+#[derive(Clone, Copy)]
+pub(super) struct Timing {
+    /// The kernel said so itself.
+    pub is_kernel_time: bool,
+    /// It was there before it was heard of, nobody knows since when.
+    pub is_older: bool,
+}
+
 /// A flow's time on earth.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     began_ns: u64,
-    /// Whether the kernel said so itself.
-    is_kernel_time: bool,
+    timing: Timing,
     ended_ns: Option<u64>,
     /// Whether it would be known if it had ended.
     all_read: bool,
 }
 
 impl Span {
-    pub fn of(flow: &Flow, is_kernel_time: bool, all_read: bool) -> Span {
+    pub fn of(flow: &Flow, timing: Timing, all_read: bool) -> Span {
         Span {
             all_read,
             began_ns: flow.start_ns().unwrap_or(flow.first_seen_ns()),
-            is_kernel_time,
+            timing,
             ended_ns: flow.end_ns(),
         }
     }
 
     /// The earliest that something which follows a flow's beginning can have happened.
     fn after_ns(&self) -> u64 {
-        let delay = if self.is_kernel_time {
+        let delay = if self.timing.is_kernel_time {
             SLACK_NS
         } else {
             READ_DELAY_NS
@@ -58,7 +66,7 @@ impl Span {
     pub fn prefers(&self, claim: &Claim, than: &Claim) -> bool {
         if claim.evidence.rank != than.evidence.rank {
             claim.evidence.rank > than.evidence.rank
-        } else if self.is_kernel_time && is_once(claim) && is_once(than) {
+        } else if self.timing.is_kernel_time && is_once(claim) && is_once(than) {
             self.distance_ns(claim) < self.distance_ns(than)
         } else if is_once(claim) && begins(claim) != begins(than) {
             begins(claim)
@@ -85,7 +93,7 @@ impl Span {
 /// then, and are read in their order. What follows a beginning is likewise in order.
 fn is_earlier_flow(older: &Claim, newer: &Claim, span: &Span) -> bool {
     let near = newer.at_ns.saturating_sub(older.at_ns) < READ_DELAY_NS / 2;
-    is_once(older) && (!begins(older) || (!span.is_kernel_time && near))
+    is_once(older) && (!begins(older) || (!span.timing.is_kernel_time && near))
 }
 
 /// Whether a claim comes before its flow, one for each.
@@ -113,18 +121,24 @@ pub(super) fn fits(claim: &Claim, span: &Span) -> bool {
     let has_no_port = claim.ends.sport == 0 && claim.ends.dport == 0;
     let is_portless = has_no_port && has_more_than_addresses(&claim.ends);
     match claim.evidence.moment {
-        Moment::Connect if span.is_kernel_time => begins && within(CONNECT_NS),
+        Moment::Connect if span.timing.is_kernel_time => begins && within(CONNECT_NS),
         Moment::Connect => begins && within(READ_DELAY_NS),
-        Moment::Send if is_portless => begins && within(PORTLESS_NS + READ_DELAY_NS),
+        Moment::Send if is_portless => {
+            begins && within(PORTLESS_NS + READ_DELAY_NS) && !span.timing.is_older
+        }
         Moment::Send | Moment::Confirm => within(SEND_NS) && not_after_end,
         Moment::Receive if is_any => {
-            at >= span.after_ns() && at <= span.began_ns.saturating_add(SEND_NS)
+            // Who has the port now need not be who had it when the flow began.
+            let soon = at <= span.began_ns.saturating_add(SEND_NS);
+            at >= span.after_ns() && soon && !span.timing.is_older
         }
         Moment::Accept | Moment::Receive | Moment::PacketOut | Moment::PacketIn => {
             at >= span.after_ns() && not_after_end && is_this_one
         }
         Moment::Release => at >= span.after_ns() && is_this_one,
-        Moment::Socket if is_any && claim.evidence.source == Source::Probe => begins, // it listens
+        Moment::Socket if is_any && claim.evidence.source == Source::Probe => {
+            begins && !span.timing.is_older // it listens
+        }
         Moment::Socket if is_any => false, // it may be another's by now: it is found by its cookie
         Moment::Socket if is_answer(claim) => at >= span.after_ns() && not_after_end,
         Moment::Socket => within(READ_DELAY_NS) && not_after_end,

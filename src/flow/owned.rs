@@ -19,7 +19,7 @@
 
 use super::claims::{Claims, is_once};
 use super::entry::{Flow, Life};
-use super::fit::{Span, begins, fits, has_more_than_addresses, is_answer, portless, vague};
+use super::fit::{Span, Timing, begins, fits, has_more_than_addresses, is_answer, portless, vague};
 use super::key::{Key, Side};
 use super::owner::OwnerId;
 use super::table::{Change, Observer, Table};
@@ -39,6 +39,8 @@ pub struct Owned {
     is_here: [bool; 2],
     /// Whether the flow's time is the kernel's own.
     is_kernel_time: bool,
+    /// Whether it was there before it was heard of, nobody knows since when.
+    is_older: bool,
 }
 
 // The README says what attribution costs.
@@ -53,6 +55,14 @@ impl Owned {
             self.owners[other(side) as usize]
         } else {
             own
+        }
+    }
+
+    /// How well it is known when the flow began.
+    fn timing(&self) -> Timing {
+        Timing {
+            is_kernel_time: self.is_kernel_time,
+            is_older: self.is_older,
         }
     }
 
@@ -176,7 +186,7 @@ impl Table {
         let owned = &mut ownership.owned[place as usize];
         if !fits(
             claim,
-            &Span::of(&self.flows[place as usize], owned.is_kernel_time, all_read),
+            &Span::of(&self.flows[place as usize], owned.timing(), all_read),
         ) {
             return false;
         }
@@ -214,9 +224,10 @@ impl Table {
     }
 
     /// What the claims that wait say of a flow that enters the table.
-    pub(super) fn claimed(&mut self, flow: &Flow, is_kernel_time: bool) -> Owned {
+    pub(super) fn claimed(&mut self, flow: &Flow, is_kernel_time: bool, is_new: bool) -> Owned {
         let mut owned = Owned {
             is_kernel_time,
+            is_older: !is_new && flow.start_ns().is_none(),
             ..Owned::default()
         };
         if let Some(ownership) = &mut self.ownership {
@@ -371,7 +382,7 @@ impl Table {
 impl Ownership {
     /// Takes what the claims say of a flow's ends; `all_read` is whether all events were read.
     fn look(&mut self, flow: &Flow, owned: &mut Owned, all_read: bool) {
-        let span = Span::of(flow, owned.is_kernel_time, all_read);
+        let span = Span::of(flow, owned.timing(), all_read);
         for side in [Side::Original, Side::Reply] {
             let ends = flow.tuple(side);
             let turned = flow.tuple(other(side)).inverse();

@@ -5,7 +5,7 @@ use super::key::Side;
 use super::model_tests::Random;
 use super::table::Table;
 use crate::counters::Counters;
-use crate::event::{Claim, Event, Evidence, Kind, Moment, Rank, Source};
+use crate::event::{Claim, DumpPass, Event, Evidence, Kind, Moment, Rank, Source};
 use crate::wire::conntrack::{Entry, Tuple};
 use crate::wire::kernel::{IPPROTO_ICMP, IPPROTO_RAW, IPPROTO_TCP, IPPROTO_UDP, IPS_SEEN_REPLY};
 
@@ -200,6 +200,28 @@ fn a_claim_that_does_not_say_all_counts_here_only_and_undisputed() {
         .settle_wanted(4 * S, &mut (), &mut |ends| asked.push(*ends));
     assert_eq!(bench.owners(id), [0, 4]);
     assert!(asked.contains(&disputed) && !asked.contains(&theirs));
+}
+
+#[test]
+fn who_has_a_port_now_need_not_have_had_it_before() {
+    let mut bench = Bench::new();
+    bench.is_kernel_time = false;
+    let ended = tuple(IPPROTO_UDP, (THERE, 5000), (HERE, 53));
+    let entry = Entry {
+        original: ended,
+        reply: ended.inverse(),
+        id: Some(7),
+        status: Some(IPS_SEEN_REPLY),
+        ..Entry::default()
+    };
+    bench.apply(Kind::Dumped(DumpPass::Initial), entry, 10 * S);
+    let lately = tuple(IPPROTO_UDP, (THERE, 5001), (HERE, 53));
+    let id = bench.flow(lately, lately.inverse(), 11 * S).id.unwrap();
+    let port = tuple(IPPROTO_UDP, ([0; 4], 53), ([0; 4], 0));
+    bench.claim(claim(Moment::Receive, port, 1, 11 * S + MS));
+    bench.table.settle_wanted(12 * S, &mut (), &mut |_| {});
+    assert_eq!(bench.owners(id), [0, 1]);
+    assert_eq!(bench.owners(7), [0, 0]);
 }
 
 #[test]

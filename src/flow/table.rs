@@ -339,7 +339,7 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let notes = self.adopt(&candidate, event.is_kernel_time);
+        let notes = self.adopt(&candidate, event);
         if self.join_folded(&candidate, notes.traced, event, counters) {
             observer.changed(change, &candidate, notes);
             return;
@@ -369,7 +369,7 @@ impl Table {
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let notes = self.adopt(&candidate, event.is_kernel_time);
+        let notes = self.adopt(&candidate, event);
         observer.changed(Change::Started, &candidate, notes);
         if self.used_count < self.capacity || self.make_room(counters) {
             self.take_place(candidate, notes);

@@ -15,6 +15,7 @@ use super::notes::Notes;
 use super::path::{PathId, StepId};
 use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
+use crate::event::{Event, Kind};
 use crate::limits::BYTES_PER_TRACED_FLOW;
 use crate::wire::conntrack::Entry;
 
@@ -250,7 +251,7 @@ impl Table {
         }
         let mut traced = Traced::default();
         traced.take(packet, Side::Original);
-        let owned = self.claimed(&flow, false);
+        let owned = self.claimed(&flow, false, true);
         let place = self.take_place(flow, Notes { traced, owned });
         self.enter_index(place);
         self.unconfirmed_count += 1;
@@ -259,8 +260,9 @@ impl Table {
 
     /// Conntrack has confirmed this flow: an unconfirmed one with its tuple that was not denied was
     /// its beginning, and goes; what is known of it stays.
-    pub(super) fn adopt(&mut self, candidate: &Flow, is_kernel_time: bool) -> Notes {
-        let claimed = self.claimed(candidate, is_kernel_time);
+    pub(super) fn adopt(&mut self, candidate: &Flow, event: &Event) -> Notes {
+        let is_new = event.kind == Kind::New;
+        let claimed = self.claimed(candidate, event.is_kernel_time, is_new);
         let fresh = Notes {
             traced: Traced::default(),
             owned: claimed,
