@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Who uses which socket, told by programs at functions of the kernel, which libbpf fits to the kernel
- * that runs by means of its BTF. Linux 5.5 and later by fentry (arm64: 6.4), older ones by kprobes.
+ * that runs by means of its BTF. Linux 5.5 and later by fentry (arm64: 6.4), older ones by kprobes, and
+ * preemptible ones, where fentry leaves out what a second task does on the same CPU meanwhile.
  *
  * Each hook is there as fe_NAME and as kp_NAME; a loader takes all of the one kind or of the other.
  * Those with "may" in their name may fail to load or to attach: a kernel can lack what they hook.

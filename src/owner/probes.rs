@@ -113,23 +113,30 @@ fn needs_btf(btf: Option<&Path>) -> Result<(), String> {
     }
 }
 
+/// By fentry or by kprobes. Where the kernel can take the processor from a task inside itself, fentry
+/// leaves out what another task does on the same processor meanwhile ("recursion_misses"): kprobes,
+/// which cost a little more, hold the processor.
 fn open_trace(btf: Option<&Path>) -> Result<Probes, String> {
     needs_btf(btf)?;
-    let of = |kind: &'static str| move |name: &str| name.starts_with(kind);
-    let fentry = attach("trace", btf, &of("fe_"), Place::Perf, "fentry");
-    let refusal = match fentry {
-        Ok(probes) => return Ok(probes),
-        Err(refusal) => refusal,
+    let has_pmu = Path::new(KPROBE_PMU).exists();
+    let attach = |kind: &str, place, detail: &str| {
+        attach("trace", btf, &|name| name.starts_with(kind), place, detail)
+            .map_err(|refusal| format!("{detail}: {}", refusal.reason))
     };
-    let (place, detail) = if Path::new(KPROBE_PMU).exists() {
-        (Place::Perf, "kprobe")
-    } else if let Err(why) = open_kprobe_events() {
-        return Err(format!("fentry: {}; kprobe: {why}", refusal.reason));
+    let fentry = || attach("fe_", Place::Perf, "fentry");
+    let kprobe = || {
+        if has_pmu {
+            return attach("kp_", Place::Perf, "kprobe");
+        }
+        open_kprobe_events().map_err(|why| format!("kprobe: {why}"))?;
+        attach("kp_", Place::KprobeEvents, "kprobe_events")
+    };
+    let ways: [&dyn Fn() -> Result<Probes, String>; 2] = if has_pmu && machine::is_preemptible() {
+        [&kprobe, &fentry]
     } else {
-        (Place::KprobeEvents, "kprobe_events")
+        [&fentry, &kprobe]
     };
-    attach("trace", btf, &of("kp_"), place, detail)
-        .map_err(|kprobe| format!("fentry: {}; {detail}: {}", refusal.reason, kprobe.reason))
+    ways[0]().or_else(|first| ways[1]().map_err(|second| format!("{first}; {second}")))
 }
 
 /// Programs for packets that leave may ask for the task that sends them where the kernel is new

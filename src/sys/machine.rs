@@ -24,6 +24,13 @@ pub fn kernel_release() -> String {
         .into_owned()
 }
 
+/// Whether the kernel may take the processor from a task that is inside it: it was built so that it
+/// can, though a setting may say that it does not.
+pub fn is_preemptible() -> bool {
+    let name = rustix::system::uname();
+    name.version().to_string_lossy().contains("PREEMPT")
+}
+
 /// A kernel setting under /proc/sys, by its dotted name; `None` where this kernel has no such.
 pub fn sysctl(name: &str) -> Option<String> {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
