@@ -36,7 +36,12 @@ impl Lines {
     pub fn report(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
         let path = shown.notes.traced.paths[side as usize];
-        let process = owner::number(shown, side);
+        let shows_process = !flow.is_icmp();
+        let process = if shows_process {
+            owner::number(shown, side)
+        } else {
+            0
+        };
         let is_last = |(last, last_side, last_path, last_process)| {
             compare(&last, last_side, flow, side).is_eq()
                 && (path == 0 || path == last_path)

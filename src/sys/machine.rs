@@ -24,6 +24,14 @@ pub fn kernel_release() -> String {
         .into_owned()
 }
 
+/// Whether the kernel is of this version or a later one.
+pub fn is_linux(major: u32, minor: u32) -> bool {
+    let release = kernel_release();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse().ok());
+    let version = (numbers.next().flatten(), numbers.next().flatten());
+    version >= (Some(major), Some(minor))
+}
+
 /// Whether the kernel may take the processor from a task that is inside it: it was built so that it
 /// can, though a setting may say that it does not.
 pub fn is_preemptible() -> bool {
@@ -63,4 +71,15 @@ pub fn has_nf_tables() -> bool {
             const SYMBOL: &[u8] = b" nft_register_chain_type\n";
             symbols.windows(SYMBOL.len()).any(|window| window == SYMBOL)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_is_not_of_the_future() {
+        assert!(is_linux(3, 0) && is_linux(4, 4));
+        assert!(!is_linux(99, 0));
+    }
 }
