@@ -165,8 +165,10 @@ impl OwnerSource {
             _ => OWNER_PATIENCE, // a claim may still be on its way
         };
         let before_ns = clock::realtime_ns().saturating_sub(patience.as_nanos() as u64);
-        intake.owner(OwnerInput::Settle { before_ns });
-        self.take_asked(intake);
+        if self.asked.len() < WANTED_MAX {
+            intake.owner(OwnerInput::Settle { before_ns });
+            self.take_asked(intake);
+        } // else flows come faster than can be asked for: those that find no room are counted
         while let Some((_, ends)) = self.again.front().copied().filter(|(due, _)| *due <= now) {
             self.again.pop_front();
             self.look(&ends, false);
