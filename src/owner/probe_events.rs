@@ -6,8 +6,28 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-/// Removes those that libbpf wrote for a process that is no more, where tracefs can be seen. Returns
-/// what is to be told of it.
+/// The functions that our probes are at. What libbpf wrote for other programs is theirs.
+pub const FUNCTIONS: [&str; 16] = [
+    "tcp_connect",
+    "security_sock_graft",
+    "inet_csk_listen_start",
+    "udp_sendmsg",
+    "udpv6_sendmsg",
+    "ping_v4_sendmsg",
+    "ping_v6_sendmsg",
+    "raw_sendmsg",
+    "rawv6_sendmsg",
+    "skb_consume_udp",
+    "udp_recvmsg",
+    "udpv6_recvmsg",
+    "ip_send_skb",
+    "ip6_send_skb",
+    "ip_push_pending_frames",
+    "__nf_conntrack_confirm",
+];
+
+/// Removes those that libbpf wrote for a process that is no more, at functions that our probes are at,
+/// where tracefs can be seen. Returns what is to be told of it.
 pub fn sweep() -> Vec<String> {
     let Some(tracefs) = mounts::tracefs() else {
         return Vec::new();
@@ -49,8 +69,12 @@ fn leftovers(events: &str, is_alive: impl Fn(u32) -> bool) -> Vec<String> {
         let name = event
             .strip_prefix("kprobes/libbpf_")
             .or(event.strip_prefix("kretprobes/libbpf_"));
-        let pid = name.and_then(|name| name.split('_').next()?.parse().ok());
-        if pid.is_some_and(|pid| !is_alive(pid)) {
+        // pid, number, function, offset
+        let mut parts = name.unwrap_or_default().splitn(3, '_');
+        let pid = parts.next().and_then(|pid| pid.parse().ok());
+        let function = parts.nth(1).and_then(|rest| rest.rsplit_once("_0x"));
+        let is_ours = function.is_some_and(|(function, _)| FUNCTIONS.contains(&function));
+        if is_ours && pid.is_some_and(|pid| !is_alive(pid)) {
             found.push(event.to_owned());
         }
     }
@@ -65,7 +89,8 @@ mod tests {
     fn only_those_of_the_dead_are_left_over() {
         let events = "p:kprobes/libbpf_10_0_tcp_connect_0x0 tcp_connect+0\n\
                       p:kprobes/libbpf_20_1_udp_sendmsg_0x0 udp_sendmsg+0\n\
-                      r16:kretprobes/libbpf_20_2_inet_csk_accept_0x0 inet_csk_accept\n\
+                      r16:kretprobes/libbpf_20_2_udp_recvmsg_0x0 udp_recvmsg\n\
+                      p:kprobes/libbpf_20_3_tcp_close_0x0 tcp_close+0\n\
                       p:kprobes/libbpf_ten_0_x x\n\
                       p:kprobes/somebodys tcp_close\n\
                       p:mine/libbpf_20_0_x x\n\n";
@@ -74,7 +99,7 @@ mod tests {
             found,
             [
                 "kprobes/libbpf_20_1_udp_sendmsg_0x0",
-                "kretprobes/libbpf_20_2_inet_csk_accept_0x0"
+                "kretprobes/libbpf_20_2_udp_recvmsg_0x0"
             ]
         );
     }

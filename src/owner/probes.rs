@@ -5,7 +5,6 @@
 //! object `trace` each probe is there twice, as `fe_...` and as `kp_...`.
 
 use super::probe_events;
-pub use super::probe_events::sweep as sweep_probe_events;
 pub use super::rung::Rung;
 use crate::limits;
 use crate::sys::bpf::{Attached, How, Object, Refusal};
@@ -300,6 +299,18 @@ mod tests {
             .collect();
         assert_eq!(kprobes.len() * 2, programs.len());
         assert!(kprobes.iter().all(|name| has(name)), "{kprobes:?}");
+    }
+
+    #[test]
+    fn every_kprobe_is_known_to_the_sweep() {
+        for (_, elf) in OBJECTS {
+            let object = Object::open(elf, None).unwrap();
+            for (name, section) in object.programs() {
+                let function = section.strip_prefix("kprobe/");
+                let is_known = |function| probe_events::FUNCTIONS.contains(&function);
+                assert!(function.is_none_or(is_known), "{name} at {section}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The place of `probes` in a build without BPF: nothing can be opened.
 
-pub use super::probe_events::sweep as sweep_probe_events;
 pub use super::rung::Rung;
 use std::io;
 use std::os::fd::BorrowedFd;
