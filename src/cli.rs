@@ -3,18 +3,17 @@
 use crate::error::{Error, Result};
 pub use crate::firewall::activation::Activation;
 pub use crate::firewall::instrument::Rung;
-use crate::flow::filter::{Filter, Network};
-use crate::limits::{
-    CAPACITY_DEFAULT, CAPACITY_MAX, DURATION_MAX_S, RECEIVE_BUFFER, TRACE_RATE_DEFAULT,
-    TRACE_RATE_MAX,
-};
+use crate::flow::filter::Filter;
+use crate::limits::{CAPACITY_DEFAULT, TRACE_RATE_DEFAULT};
 pub use crate::owner::ladder::Wish as OwnerRung;
 pub use crate::report::Format;
 use lexopt::prelude::*;
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use value::*;
+
+mod value;
 
 /// What `--help` prints.
 pub const HELP: &str = include_str!("help.txt");
@@ -37,6 +36,8 @@ pub enum Command {
     Blame(Options),
     /// The same from a JSON report that was written before.
     BlameReport(PathBuf, Options),
+    /// Report what such a capture could do on this machine.
+    Check(Options),
 }
 
 /// Where the report goes.
@@ -46,6 +47,15 @@ pub enum Output {
     Stdout,
     /// A file.
     File(PathBuf),
+}
+
+/// `--rotate`: when a file that grows makes way for a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotate {
+    /// Bytes that a file may have.
+    pub bytes: u64,
+    /// Files of before that are kept.
+    pub count: u32,
 }
 
 /// The options of a capture or a replay.
@@ -83,6 +93,20 @@ pub struct Options {
     pub owner_rung: OwnerRung,
     /// `--btf`
     pub btf: Option<PathBuf>,
+    /// `-f`
+    pub foreground: bool,
+    /// `-d`
+    pub daemon: bool,
+    /// `--pidfile`
+    pub pidfile: Option<PathBuf>,
+    /// `--every`
+    pub every: Option<Duration>,
+    /// `--rotate`
+    pub rotate: Option<Rotate>,
+    /// `--status`
+    pub status: Option<PathBuf>,
+    /// `--dry-run`
+    pub dry_run: bool,
     /// Guilty rules are reported, not flows.
     pub blame: bool,
     /// `--proto`, `--net`, `--not-net`, `--port`, `-4`, `-6`
@@ -108,6 +132,13 @@ impl Default for Options {
             owners: false,
             owner_rung: OwnerRung::Auto,
             btf: None,
+            foreground: false,
+            daemon: false,
+            pidfile: None,
+            every: None,
+            rotate: None,
+            status: None,
+            dry_run: false,
             blame: false,
             filter: Filter::default(),
         }
@@ -119,6 +150,7 @@ enum Word {
     Capture,
     Replay(Option<PathBuf>),
     Blame(Option<PathBuf>),
+    Check,
 }
 
 /// Reads the command line (without the program's name).
@@ -139,12 +171,6 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
         match name.as_str() {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
-            "-d" | "--daemon" => {
-                let version = env!("CARGO_PKG_VERSION");
-                return Err(Error::usage(format_args!(
-                    "{name} is not part of conntracker {version}"
-                )));
-            }
             name if report_option(name, &mut parser, &mut options)? => {
                 output_named |= matches!(name, "-o" | "--output");
             }
@@ -154,11 +180,12 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
             _ => return Err(Error::usage(format_args!("unknown option {name}"))),
         }
     }
-    contradictions(&options)?;
-    if options.blame && !output_named {
+    if (options.blame || matches!(command, Word::Check)) && !output_named {
         options.output = Output::Stdout; // who asks, looks
     }
+    contradictions(&options)?;
     match (command, only_capture) {
+        (Word::Check, _) => Ok(Command::Check(options)),
         (Word::Capture, _) => Ok(Command::Capture(options)),
         (Word::Blame(None), _) => Ok(Command::Blame(options)),
         (Word::Replay(None), _) => Err(Error::usage("replay: which file?")),
@@ -177,6 +204,7 @@ impl Word {
     /// Takes a word that belongs to no option.
     fn take(self, word: OsString, options: &mut Options) -> Result<Word> {
         match self {
+            Word::Capture if word == "check" => Ok(Word::Check),
             Word::Capture if word == "replay" => Ok(Word::Replay(None)),
             Word::Capture if word == "blame" => {
                 options.blame = true;
@@ -212,6 +240,41 @@ fn contradictions(options: &Options) -> Result<()> {
     if options.blame && options.follow {
         return Err(Error::usage("blame: --follow is for flows"));
     }
+    life(options)
+}
+
+/// The same of what a long life needs.
+fn life(options: &Options) -> Result<()> {
+    let is_stdout = options.output == Output::Stdout;
+    if options.daemon && is_stdout {
+        return Err(Error::usage(
+            "-d has no standard output: name a file with -o",
+        ));
+    }
+    if options.daemon && options.foreground {
+        return Err(Error::usage("-d and -f contradict each other"));
+    }
+    if options.pidfile.is_some() && !options.daemon {
+        return Err(Error::usage("--pidfile needs -d"));
+    }
+    if options.rotate.is_some() && (!options.follow || is_stdout) {
+        return Err(Error::usage(
+            "--rotate needs --follow and -o FILE: other reports take the place of the one before",
+        ));
+    }
+    if options.every.is_some() && options.follow && is_stdout {
+        return Err(Error::usage(
+            "--every and --follow need -o FILE: the report is written beside it, to FILE.report",
+        ));
+    }
+    let Output::File(report) = &options.output else {
+        return Ok(());
+    };
+    if options.status.as_ref() == Some(report) || options.pidfile.as_ref() == Some(report) {
+        return Err(Error::usage(
+            "-o, --status and --pidfile name the same file",
+        ));
+    }
     Ok(())
 }
 
@@ -219,7 +282,7 @@ fn contradictions(options: &Options) -> Result<()> {
 fn report_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Result<bool> {
     let filter = &mut options.filter;
     match name {
-        "-o" | "--output" => options.output = output(parser.value().map_err(Error::usage)?)?,
+        "-o" | "--output" => options.output = output(argument(parser)?)?,
         "--format" => options.format = format(&word(parser)?)?,
         "--follow" => options.follow = true,
         "--capacity" => options.capacity = capacity(&word(parser)?)?,
@@ -237,8 +300,14 @@ fn report_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options)
 /// Options that only a capture has. Says whether it was one.
 fn capture_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Result<bool> {
     match name {
-        "-f" | "--foreground" => {} // what happens anyway
-        "--for" => options.duration = Some(duration(&word(parser)?)?),
+        "-f" | "--foreground" => options.foreground = true, // what happens anyway
+        "-d" | "--daemon" => options.daemon = true,
+        "--pidfile" => options.pidfile = Some(file(name, argument(parser)?)?),
+        "--status" => options.status = Some(file(name, argument(parser)?)?),
+        "--every" => options.every = Some(every(&word(parser)?)?),
+        "--rotate" => options.rotate = Some(rotate(&word(parser)?)?),
+        "--dry-run" => options.dry_run = true,
+        "--for" => options.duration = Some(duration(name, &word(parser)?)?),
         "--buffer" => options.buffer_bytes = Some(buffer(&word(parser)?)?),
         "--all-netns" => options.all_netns = true,
         "--activate" => options.activation = activation(&word(parser)?)?,
@@ -248,221 +317,21 @@ fn capture_option(name: &str, parser: &mut lexopt::Parser, options: &mut Options
         "--trace-rung" => options.trace_rung = trace_rung(&word(parser)?)?,
         "-b" | "--bpf" => options.owners = true,
         "--owner" => options.owner_rung = owner_rung(&word(parser)?)?,
-        "--btf" => options.btf = Some(PathBuf::from(parser.value().map_err(Error::usage)?)),
-        "--record" => options.record = Some(PathBuf::from(parser.value().map_err(Error::usage)?)),
+        "--btf" => options.btf = Some(PathBuf::from(argument(parser)?)),
+        "--record" => options.record = Some(PathBuf::from(argument(parser)?)),
         _ => return Ok(false),
     }
     Ok(true)
 }
 
+fn argument(parser: &mut lexopt::Parser) -> Result<OsString> {
+    parser.value().map_err(Error::usage)
+}
+
 fn word(parser: &mut lexopt::Parser) -> Result<String> {
-    parser
-        .value()
-        .map_err(Error::usage)?
+    argument(parser)?
         .into_string()
         .map_err(|word| Error::usage(format_args!("{word:?} is not text")))
-}
-
-fn list<T>(words: &str, values: &mut Vec<T>, parse: fn(&str) -> Result<T>) -> Result<()> {
-    for word in words.split(',') {
-        values.push(parse(word)?);
-    }
-    Ok(())
-}
-
-fn output(file: OsString) -> Result<Output> {
-    match file.to_str() {
-        Some("-") => Ok(Output::Stdout),
-        Some("") => Err(Error::usage("-o: the file's name is empty")),
-        _ => Ok(Output::File(PathBuf::from(file))),
-    }
-}
-
-fn format(word: &str) -> Result<Format> {
-    match word {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
-        _ => Err(Error::usage(format_args!(
-            "--format: {word:?} is neither text nor json"
-        ))),
-    }
-}
-
-fn activation(word: &str) -> Result<Activation> {
-    match word {
-        "auto" => Ok(Activation::Auto),
-        "nft" => Ok(Activation::Nft),
-        "legacy" => Ok(Activation::Legacy),
-        "off" => Ok(Activation::Off),
-        _ => Err(Error::usage(format_args!(
-            "--activate: {word:?} is not one of auto, nft, legacy, off"
-        ))),
-    }
-}
-
-fn trace_rung(word: &str) -> Result<Rung> {
-    match word {
-        "auto" => Ok(Rung::Auto),
-        "nft-owned" => Ok(Rung::NftOwned),
-        "nft" => Ok(Rung::Nft),
-        "legacy" => Ok(Rung::Legacy),
-        _ => Err(Error::usage(format_args!(
-            "--trace-rung: {word:?} is not one of auto, nft-owned, nft, legacy"
-        ))),
-    }
-}
-
-fn owner_rung(word: &str) -> Result<OwnerRung> {
-    match word {
-        "auto" => Ok(OwnerRung::Auto),
-        "trace" => Ok(OwnerRung::Trace),
-        "cgroup" => Ok(OwnerRung::Cgroup),
-        "kprobe" => Ok(OwnerRung::Kprobe),
-        "legacy" => Ok(OwnerRung::Legacy),
-        "procfs" => Ok(OwnerRung::Procfs),
-        _ => Err(Error::usage(format_args!(
-            "--owner: {word:?} is not one of auto, trace, cgroup, kprobe, legacy, procfs"
-        ))),
-    }
-}
-
-fn trace_rate(word: &str) -> Result<u32> {
-    match word.parse() {
-        Ok(rate) if (1..=TRACE_RATE_MAX).contains(&rate) => Ok(rate),
-        _ => Err(Error::usage(format_args!(
-            "--trace-rate: {word:?} is not a number of packets in a second, from 1 to {TRACE_RATE_MAX}"
-        ))),
-    }
-}
-
-fn capacity(word: &str) -> Result<u32> {
-    match word.parse() {
-        Ok(flows) if (1..=CAPACITY_MAX).contains(&flows) => Ok(flows),
-        _ => Err(Error::usage(format_args!(
-            "--capacity: {word:?} is not a number from 1 to {CAPACITY_MAX}"
-        ))),
-    }
-}
-
-/// Bytes, with a suffix k or m for KiB or MiB.
-fn buffer(word: &str) -> Result<u32> {
-    let (digits, unit) = match word.to_ascii_lowercase() {
-        word if word.ends_with('k') => (word[..word.len() - 1].to_owned(), 1 << 10),
-        word if word.ends_with('m') => (word[..word.len() - 1].to_owned(), 1 << 20),
-        word => (word, 1),
-    };
-    let bytes = digits
-        .parse::<u32>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit));
-    match bytes {
-        Some(bytes) if (1..=1 << 30).contains(&bytes) => Ok(bytes),
-        _ => Err(Error::usage(format_args!(
-            "--buffer: {word:?} is not a size from 1 to 1024m (the default is {}m)",
-            RECEIVE_BUFFER >> 20
-        ))),
-    }
-}
-
-/// Seconds, whole or with up to three decimals, or with a suffix s, m or h.
-fn duration(word: &str) -> Result<Duration> {
-    let (number, unit_s) = match word.as_bytes().last() {
-        Some(b's') => (&word[..word.len() - 1], 1),
-        Some(b'm') => (&word[..word.len() - 1], 60),
-        Some(b'h') => (&word[..word.len() - 1], 3600),
-        _ => (word, 1),
-    };
-    let milliseconds = thousandths(number).and_then(|number| number.checked_mul(unit_s));
-    match milliseconds {
-        Some(milliseconds) if (1..=DURATION_MAX_S * 1000).contains(&milliseconds) => {
-            Ok(Duration::from_millis(milliseconds))
-        }
-        _ => Err(Error::usage(format_args!(
-            "--for: {word:?} is not a time such as 10, 0.5, 90s, 5m or 2h"
-        ))),
-    }
-}
-
-/// A decimal number with at most three decimals, in thousandths.
-fn thousandths(number: &str) -> Option<u64> {
-    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(decimals) || decimals.len() > 3 {
-        return None;
-    }
-    let scale = [100, 10, 1][decimals.len() - 1];
-    let decimals: u64 = decimals.parse().ok()?;
-    whole
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1000)?
-        .checked_add(decimals * scale)
-}
-
-fn family(filter: &mut Filter, ipv6: bool) -> Result<()> {
-    if filter.ipv6.is_some_and(|other| other != ipv6) {
-        return Err(Error::usage("-4 and -6 together leave nothing"));
-    }
-    filter.ipv6 = Some(ipv6);
-    Ok(())
-}
-
-fn protocol(word: &str) -> Result<u8> {
-    let by_name = crate::wire::kernel::PROTOCOL_NAMES
-        .iter()
-        .find(|(_, name)| word.eq_ignore_ascii_case(name));
-    match by_name {
-        Some((number, _)) => Ok(*number),
-        None => word.parse().map_err(|_| {
-            Error::usage(format_args!(
-                "--proto: {word:?} is no protocol name or number"
-            ))
-        }),
-    }
-}
-
-fn network(word: &str) -> Result<Network> {
-    let wrong = || {
-        Error::usage(format_args!(
-            "{word:?} is not a network such as 10.0.0.0/8 or fd00::/8"
-        ))
-    };
-    let (address, bits) = match word.split_once('/') {
-        Some((address, bits)) => (address, Some(bits)),
-        None => (word, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let (bytes, bits_max) = match address {
-        IpAddr::V4(address) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&address.octets());
-            (bytes, 32)
-        }
-        IpAddr::V6(address) => (address.octets(), 128),
-    };
-    let prefix_bits = match bits {
-        Some(bits) => bits
-            .parse()
-            .ok()
-            .filter(|bits| *bits <= bits_max)
-            .ok_or_else(wrong)?,
-        None => bits_max,
-    };
-    Ok(Network {
-        address: bytes,
-        prefix_bits,
-        ipv6: address.is_ipv6(),
-    })
-}
-
-fn ports(word: &str) -> Result<(u16, u16)> {
-    let (first, last) = word.split_once('-').unwrap_or((word, word));
-    match (first.parse(), last.parse()) {
-        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
-        _ => Err(Error::usage(format_args!(
-            "--port: {word:?} is not a port (0 to 65535) or a range such as 8000-8080"
-        ))),
-    }
 }
 
 #[cfg(test)]

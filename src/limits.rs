@@ -98,6 +98,14 @@ pub const FOLLOW_BUFFER_LEN: usize = 64 << 10;
 /// A fold that freed less than this share of the table is not tried again for as many new flows.
 pub const RECLAIM_SHARE: u32 = 64;
 
+/// The shortest `--every`: each report has the kernel dump its table, and forks.
+pub const EVERY_MIN: Duration = Duration::from_secs(1);
+
+/// The shortest file that `--rotate` leaves: a few hundred lines.
+pub const ROTATE_LEN_MIN: u64 = 64 << 10;
+/// The most files of before that it keeps: each rotation renames them all.
+pub const ROTATE_COUNT_MAX: u32 = 99;
+
 /// The longest `--for`: a century.
 pub const DURATION_MAX_S: u64 = 100 * 366 * 86_400;
 

@@ -25,7 +25,11 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Version => {
             run::log::print(concat!("conntracker ", env!("CARGO_PKG_VERSION"), "\n"))
         }
+        Command::Capture(options) | Command::Blame(options) if options.dry_run => {
+            run::dry_run::run(&options)
+        }
         Command::Capture(options) | Command::Blame(options) => run::capture::run(&options),
+        Command::Check(options) => run::check::run(&options),
         Command::BlameReport(file, options) => run::blame::run(&file, &options),
         Command::Replay(file, options) => run::replay::run(&file, &options),
     }

@@ -21,8 +21,16 @@ fn nothing_is_a_capture_with_the_seeds_defaults() {
     let options = capture(&[]);
     assert_eq!(options, Options::default());
     assert_eq!(options.output, Output::File("/tmp/conntracker.log".into()));
-    assert_eq!(capture(&["-f"]), options);
-    assert_eq!(capture(&["--foreground"]), options);
+    for option in ["-f", "--foreground"] {
+        let foreground = true;
+        assert_eq!(
+            capture(&[option]),
+            Options {
+                foreground,
+                ..options.clone()
+            }
+        );
+    }
 }
 
 #[test]
@@ -122,10 +130,73 @@ fn replay_takes_one_file_and_no_capture_options() {
 }
 
 #[test]
-fn letters_of_the_seed_that_are_not_there_yet_are_refused_not_ignored() {
+fn a_daemon_has_its_options_and_they_need_each_other() {
     for option in ["-d", "--daemon"] {
-        assert!(refused(&[option]).contains("is not part of"), "{option}");
+        assert!(capture(&[option]).daemon, "{option}");
     }
+    let options = capture(&[
+        "-d",
+        "--pidfile",
+        "p",
+        "--status=s",
+        "--every",
+        "5m",
+        "--dry-run",
+    ]);
+    assert_eq!(
+        (options.pidfile, options.status, options.every),
+        (
+            Some("p".into()),
+            Some("s".into()),
+            Some(Duration::from_secs(300))
+        )
+    );
+    assert!(options.dry_run);
+    let (bytes, count) = (1 << 20, 4);
+    let rotated = capture(&["--follow", "--rotate", "1m,4"]);
+    assert_eq!(rotated.rotate, Some(Rotate { bytes, count }));
+    let rotated = capture(&["--follow", "--rotate", "1048576"]);
+    assert_eq!(rotated.rotate, Some(Rotate { bytes, count: 1 }));
+    for (arguments, named) in [
+        (&["-d", "-o", "-"][..], "-o"),
+        (&["-d", "-f"], "-d and -f"),
+        (&["--pidfile", "p"], "--pidfile needs -d"),
+        (&["-d", "--pidfile", "-"], "--pidfile"),
+        (&["--status", ""], "--status"),
+        (&["--every", "0.5"], "--every"),
+        (&["--every", "x"], "--every"),
+        (&["--rotate", "1m"], "--follow"),
+        (&["--follow", "-o-", "--rotate", "1m"], "-o FILE"),
+        (&["--follow", "-o-", "--every", "9"], "-o FILE"),
+        (&["--follow", "--rotate", "1k"], "1k"),
+        (&["--follow", "--rotate", "1m,0"], "1m,0"),
+        (&["--follow", "--rotate", ",1"], ",1"),
+        (&["-o", "x", "--status", "x"], "same file"),
+        (&["-d", "-o", "x", "--pidfile", "x"], "same file"),
+        (&["blame", "-d"], "-o"),
+    ] {
+        assert!(
+            refused(arguments).contains(named),
+            "{arguments:?}: {}",
+            refused(arguments)
+        );
+    }
+    for arguments in [&["replay", "f", "-d"][..], &["replay", "f", "--every", "9"]] {
+        assert!(refused(arguments).contains("is for a capture"));
+    }
+}
+
+#[test]
+fn check_takes_what_a_capture_takes() {
+    let Command::Check(options) = parse(["check", "-t", "-b", "--format", "json"]).unwrap() else {
+        panic!()
+    };
+    assert!(options.trace && options.owners);
+    assert_eq!(
+        (options.format, options.output),
+        (Format::Json, Output::Stdout)
+    );
+    assert!(refused(&["check", "x"]).contains("unexpected argument"));
 }
 
 #[test]
@@ -258,6 +329,12 @@ fn the_help_fits_one_screen_and_names_every_option() {
         "--trace-rung",
         "--owner",
         "--btf",
+        "--daemon",
+        "--pidfile",
+        "--status",
+        "--every",
+        "--rotate",
+        "--dry-run",
         "--help",
         "--version",
     ] {

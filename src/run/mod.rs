@@ -4,6 +4,8 @@ mod account;
 pub mod attributor;
 pub mod blame;
 pub mod capture;
+pub mod check;
+pub mod dry_run;
 mod dump;
 mod ending;
 pub mod follow;

@@ -72,11 +72,6 @@ class CommandLine(Refusal):
             with self.subTest(capacity=capacity):
                 self.assert_refused(self.start("-o", "-", "--capacity", capacity), 1, 2)
 
-    def test_options_of_the_old_tool(self):
-        for option in ("-d", "--daemon"):
-            with self.subTest(option=option):
-                self.assertIn(f"-{option.lstrip('-')[0]}", self.assert_refused(self.start(option), 2))
-
     def test_nothing_is_written_before_it_is_understood(self):
         self.assert_refused(self.start("-o", self.path("report"), "--port", "70000"), 2)
         self.assert_visible_files()
