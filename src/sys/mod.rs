@@ -10,6 +10,7 @@ pub mod machine;
 pub mod mounts;
 pub mod netlink;
 pub mod networks;
+pub mod place;
 pub mod signal;
 pub mod watchdog;
 pub mod xtables;
