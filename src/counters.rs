@@ -45,6 +45,9 @@ pub struct Counters {
     /// flow before is not kept.
     pub stale: u64,
 
+    /// Lines of what is followed that could not be written.
+    pub unwritten: u64,
+
     /// Traced packets whose way is known.
     pub traced: u64,
     /// Trace messages and lines read.
@@ -98,6 +101,7 @@ impl Counters {
             self.refused,
             self.refused_late,
             self.stale,
+            self.unwritten,
             self.trace_lost,
             self.trace_lost_unknown,
             self.untraced,

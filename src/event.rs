@@ -13,6 +13,8 @@ pub enum DumpPass {
     Initial,
     /// After a loss: finds what the lost events said.
     Resync,
+    /// For a report while the capture goes on.
+    Report,
     /// At the end: the last state of what lives.
     Final,
 }

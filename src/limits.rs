@@ -101,10 +101,31 @@ pub const RECLAIM_SHARE: u32 = 64;
 /// The shortest `--every`: each report has the kernel dump its table, and forks.
 pub const EVERY_MIN: Duration = Duration::from_secs(1);
 
-/// The shortest file that `--rotate` leaves: a few hundred lines.
-pub const ROTATE_LEN_MIN: u64 = 64 << 10;
+/// The shortest file that `--rotate` leaves: what is written at once must fit.
+pub const ROTATE_LEN_MIN: u64 = 128 << 10;
 /// The most files of before that it keeps: each rotation renames them all.
 pub const ROTATE_COUNT_MAX: u32 = 99;
+
+/// A message to syslogd, all included (RFC 3164, 4.1).
+pub const SYSLOG_MESSAGE_LEN: usize = 1024;
+/// Bytes of messages that are kept while no syslogd takes them: some two hundred.
+pub const SYSLOG_KEPT_LEN: usize = 32 << 10;
+/// How often they are offered again where nobody is there,
+pub const SYSLOG_PAUSE: Duration = Duration::from_secs(1);
+/// and where somebody is, whose queue is full: the kernel lets ten messages wait there.
+pub const SYSLOG_BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the numbers of `--status` are written.
+pub const STATUS_FILE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a report waits, behind its dump, for the event queue to be empty: in a flood it never is.
+pub const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A message to systemd: a line of text and what to take it for.
+pub const NOTIFY_MESSAGE_LEN: usize = 512;
+
+/// After a write that found no room, the next is tried no sooner than after this.
+pub const WRITE_AGAIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest `--for`: a century.
 pub const DURATION_MAX_S: u64 = 100 * 366 * 86_400;
@@ -283,3 +304,7 @@ pub const SHARED_PORTS_MAX: usize = 256;
 pub const SHARERS_MAX: usize = 64;
 /// See SHARED_PORTS_MAX.
 pub const SHARED_TRUST: Duration = Duration::from_secs(1);
+
+const _: () = assert!(ROTATE_LEN_MIN as usize > FOLLOW_BUFFER_LEN + (8 << 10));
+const _: () =
+    assert!(SYSLOG_MESSAGE_LEN < u16::MAX as usize && SYSLOG_MESSAGE_LEN < SYSLOG_KEPT_LEN);

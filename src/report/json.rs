@@ -114,6 +114,7 @@ pub fn stats(out: &mut Vec<u8>, summary: &Summary<'_>) {
             lost.number("truncated", counters.truncated);
             lost.number("rejected", counters.rejected());
             lost.number("flaws", counters.flaws);
+            lost.number("unwritten", counters.unwritten);
         });
         if let Some(blind) = summary.blind {
             object.string("blind", blind);

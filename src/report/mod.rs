@@ -5,6 +5,7 @@ pub mod blame;
 pub mod json;
 pub mod json_value;
 mod number;
+pub mod numbers;
 pub mod order;
 mod owner;
 pub mod summary;

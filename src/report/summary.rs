@@ -114,7 +114,7 @@ impl Summary<'_> {
     fn missed(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counters = self.counters;
         let mut first = true;
-        for (count, what) in counted(counters) {
+        for (count, _, what) in counted(counters) {
             if count > 0 {
                 out.write_str(if first { "" } else { ", " })?;
                 write!(out, "{count} {what}")?;
@@ -146,38 +146,74 @@ impl Summary<'_> {
     }
 }
 
-/// What can be missed, and how often it was.
-fn counted(counters: &Counters) -> [(u64, &'static str); 20] {
+/// What can be missed: how often it was, its name for programs, and for people.
+pub(super) fn counted(counters: &Counters) -> [(u64, &'static str, &'static str); 21] {
     [
-        (counters.lost, "events lost"),
+        (counters.lost, "events", "events lost"),
         (
             counters.lost_unknown,
+            "events_unknown",
             "times an unknown number of events lost",
         ),
-        (counters.dumps_failed, "dumps of the table failed"),
-        (counters.truncated, "datagrams cut short"),
-        (counters.rejected(), "messages unreadable"),
-        (counters.flaws, "attributes unreadable"),
-        (counters.evicted, "finished flows evicted"),
-        (counters.folded, "flows folded"),
-        (counters.refused, "flows refused"),
-        (counters.refused_late, "later records refused"),
-        (counters.stale, "late events not kept"),
-        (counters.untraced, "packets left untraced (--trace-rate)"),
-        (counters.trace_lost, "trace messages lost"),
+        (
+            counters.dumps_failed,
+            "dumps_failed",
+            "dumps of the table failed",
+        ),
+        (counters.truncated, "truncated", "datagrams cut short"),
+        (counters.rejected(), "rejected", "messages unreadable"),
+        (counters.flaws, "flaws", "attributes unreadable"),
+        (counters.evicted, "evicted", "finished flows evicted"),
+        (counters.folded, "folded", "flows folded"),
+        (counters.refused, "refused", "flows refused"),
+        (
+            counters.refused_late,
+            "refused_late",
+            "later records refused",
+        ),
+        (counters.stale, "stale", "late events not kept"),
+        (
+            counters.unwritten,
+            "unwritten",
+            "lines of what is followed not written",
+        ),
+        (
+            counters.untraced,
+            "untraced",
+            "packets left untraced (--trace-rate)",
+        ),
+        (counters.trace_lost, "trace_lost", "trace messages lost"),
         (
             counters.trace_lost_unknown,
+            "trace_lost_unknown",
             "times an unknown number of trace messages lost",
         ),
-        (counters.shortened, "paths shortened"),
-        (counters.ways_refused, "steps and paths not kept"),
+        (counters.shortened, "shortened", "paths shortened"),
+        (
+            counters.ways_refused,
+            "ways_refused",
+            "steps and paths not kept",
+        ),
         (
             counters.unresolved,
+            "unresolved",
             "steps by rules that were gone before they were read",
         ),
-        (counters.owner_lost, "records of processes lost"),
-        (counters.owner_flaws, "records of processes unreadable"),
-        (counters.owners_refused, "processes not kept"),
+        (
+            counters.owner_lost,
+            "owner_lost",
+            "records of processes lost",
+        ),
+        (
+            counters.owner_flaws,
+            "owner_flaws",
+            "records of processes unreadable",
+        ),
+        (
+            counters.owners_refused,
+            "owners_refused",
+            "processes not kept",
+        ),
     ]
 }
 

@@ -35,8 +35,8 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
     let doing = || format!("reading the report {shown}");
     let input = open(file).map_err(|error| Error::failed(doing(), error, ""))?;
     let destination = Destination::open(&options.output)?;
-    let signals =
-        Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
+    let signals = Signals::that_end()
+        .map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
     let input = Interruptible {
         file: input,
         signals: &signals,

@@ -179,7 +179,7 @@ impl Dumper {
                     advice,
                 ))
             }
-            DumpPass::Resync | DumpPass::Final => Ok(()),
+            DumpPass::Resync | DumpPass::Report | DumpPass::Final => Ok(()),
         }
     }
 }

@@ -1,18 +1,18 @@
 //! Writes each flow as it starts and ends.
 
-use super::output::Sink;
+use super::growing::Growing;
 use crate::flow::entry::Flow;
 use crate::flow::notes::Notes;
 use crate::flow::table::{Change, Observer};
 use crate::limits::FOLLOW_BUFFER_LEN;
 use crate::report::text::Lines;
 use crate::report::{self, Books, Format, Shown, summary::Summary};
-use std::io::{self, Write};
+use std::io;
 
 /// Gathers lines and hands them on after each batch, or when the buffer is full.
 #[derive(Debug)]
 pub struct Follow<'a> {
-    sink: Sink<'a>,
+    growing: Growing<'a>,
     format: Format,
     lines: Lines,
     buffer: Vec<u8>,
@@ -20,11 +20,11 @@ pub struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    /// Follows into an open sink.
-    pub fn new(sink: Sink<'a>, format: Format) -> Self {
+    /// Follows into an open report.
+    pub(super) fn new(growing: Growing<'a>, format: Format) -> Self {
         let buffer = Vec::with_capacity(FOLLOW_BUFFER_LEN + 4096);
         Follow {
-            sink,
+            growing,
             format,
             lines: Lines::default(),
             buffer,
@@ -37,16 +37,26 @@ impl<'a> Follow<'a> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.sink.write_all(&self.buffer)?;
+        let written = self.growing.write_lines(&self.buffer);
         self.buffer.clear();
-        Ok(())
+        written
+    }
+
+    /// Opens the file anew, which somebody may have renamed.
+    pub(super) fn reopen(&mut self) {
+        self.growing.reopen();
+    }
+
+    /// Lines that could not be written.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.growing.unwritten()
     }
 
     /// Writes the end of the report and closes.
     pub fn finish(mut self, summary: &Summary<'_>) -> io::Result<()> {
-        report::write_end(summary, self.format, &mut self.buffer);
         self.hand_on()?;
-        self.sink.finish()
+        report::write_end(summary, self.format, &mut self.buffer);
+        self.growing.finish(&self.buffer)
     }
 }
 

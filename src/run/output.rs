@@ -2,18 +2,17 @@
 //! see the old one or the new one, whole; a target that is not a plain file is never written
 //! through, but for devices. A reader that stalls cannot keep us: a signal ends the wait.
 
-use crate::cli::Output;
+use super::growing::{Growing, GrowingFile};
+use crate::cli::{Output, Rotate};
 use crate::error::{Error, Result};
 use crate::sys::clock;
-use crate::sys::machine::random;
+use crate::sys::place::{Draft, Place, Unfit, is_not_a_file};
 use crate::sys::signal::{Signals, wait};
 use rustix::event::PollFlags;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
-use std::ffi::{OsStr, OsString};
+use rustix::fs::{FileType, fstat};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// What a stalled reader's pipe takes without blocking (PIPE_BUF).
@@ -27,15 +26,8 @@ pub enum Destination {
     Stdout,
     /// A character device, opened.
     Device(File, String),
-    /// A file, by its folder and name.
-    File {
-        /// The folder, opened.
-        folder: OwnedFd,
-        /// The file's name in it.
-        name: OsString,
-        /// Both, for messages.
-        shown: String,
-    },
+    /// A file.
+    File(Place),
 }
 
 impl Destination {
@@ -44,72 +36,36 @@ impl Destination {
         let Output::File(path) = output else {
             return Ok(Destination::Stdout);
         };
-        let shown = path.display().to_string();
-        let doing = || format!("opening {shown} for the report");
-        if shown.ends_with('/') {
-            return Err(Error::failed(
-                doing(),
-                "that is the name of a folder",
-                "name a file with -o",
-            ));
+        let doing = format!("opening {} for the report", path.display());
+        let refused = |unfit: Unfit| Error::failed(&doing, unfit.cause, unfit.advice);
+        let place = Place::find(path).map_err(refused)?;
+        let advice = "name another file with -o; - is stdout";
+        match place.kind() {
+            Ok(Some(FileType::CharacterDevice)) => {
+                let device = place.open_device().map_err(refused)?;
+                return Ok(Destination::Device(device, place.shown().to_owned()));
+            }
+            Ok(kind) => {
+                if let Some(cause) = kind.and_then(is_not_a_file) {
+                    return Err(Error::failed(doing, cause, advice));
+                }
+            }
+            Err(error) => return Err(Error::failed(doing, error, advice)),
         }
-        let name = path
-            .file_name()
-            .ok_or_else(|| Error::failed(doing(), "that is not the name of a file", "see -o"))?;
-        let folder_path = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let folder = openat(
-            CWD,
-            folder_path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|errno| {
-            Error::failed(doing(), io::Error::from(errno), "does its folder exist?")
+        let tried = place.try_folder();
+        tried.map_err(|error| {
+            let doing = format!("writing the report to {}", place.shown());
+            Error::failed(doing, error, advice)
         })?;
-        let advice = "name another file with -o";
-        let kind = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map(|stat| FileType::from_raw_mode(stat.st_mode));
-        match kind {
-            Ok(FileType::RegularFile) | Err(rustix::io::Errno::NOENT) => {}
-            Ok(FileType::CharacterDevice) => return device(&folder, name, shown),
-            Ok(FileType::Directory) => {
-                return Err(Error::failed(doing(), "it is a directory", advice));
-            }
-            Ok(FileType::Symlink) => {
-                return Err(Error::failed(
-                    doing(),
-                    "it is a symbolic link, which is never written through",
-                    "name another file with -o; - is stdout",
-                ));
-            }
-            Ok(_) => {
-                return Err(Error::failed(
-                    doing(),
-                    "it is neither a file nor a device",
-                    advice,
-                ));
-            }
-            Err(errno) => return Err(Error::failed(doing(), io::Error::from(errno), advice)),
-        }
-        let destination = Destination::File {
-            folder,
-            name: name.to_owned(),
-            shown,
-        };
-        destination
-            .try_folder()
-            .map_err(|error| Error::failed(destination.doing(), error, advice))?;
-        Ok(destination)
+        Ok(Destination::File(place))
     }
 
     /// What the messages call it; the seed says STDOUT.
     pub fn shown(&self) -> &str {
         match self {
             Destination::Stdout => "STDOUT",
-            Destination::Device(_, shown) | Destination::File { shown, .. } => shown,
+            Destination::Device(_, shown) => shown,
+            Destination::File(place) => place.shown(),
         }
     }
 
@@ -127,11 +83,9 @@ impl Destination {
                 .map(File::from)
                 .map(|file| (file, None)),
             Destination::Device(file, _) => file.try_clone().map(|file| (file, None)),
-            Destination::File { .. } => self
-                .create_beside()
-                .map(|(file, beside)| (file, Some(beside))),
+            Destination::File(place) => place.draft().map(|(file, draft)| (file, Some(draft))),
         };
-        let (file, beside) = sink.map_err(|error| Error::failed(self.doing(), error, ""))?;
+        let (file, draft) = sink.map_err(|error| Error::failed(self.doing(), error, ""))?;
         let plain = fstat(&file)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
         let chunk_len = if plain {
@@ -141,7 +95,7 @@ impl Destination {
         };
         Ok(Sink {
             file,
-            beside,
+            draft,
             signals,
             chunk_len,
             any_signal_ends: true,
@@ -149,106 +103,43 @@ impl Destination {
         })
     }
 
-    /// Opens a sink for a report that is seen as it grows.
-    /// Its reader may stall until `deadline`.
-    pub fn growing_sink<'a>(
+    /// Opens a report that is seen as it grows. A file is a new one, unless it is to be appended to;
+    /// another reader may stall until `deadline`.
+    pub(super) fn growing<'a>(
         &'a self,
         signals: &'a Signals,
         deadline: Option<Duration>,
-    ) -> Result<Sink<'a>> {
+        appends: bool,
+        rotate: Option<Rotate>,
+    ) -> Result<Growing<'a>> {
+        if let Destination::File(place) = self {
+            let file = if appends {
+                place.open_to_append().map_err(io::Error::from)
+            } else {
+                place.draft().and_then(|(file, mut draft)| {
+                    draft.publish()?;
+                    Ok(file)
+                })
+            };
+            let file = file.map_err(|error| Error::failed(self.doing(), error, ""))?;
+            return Ok(Growing::File(GrowingFile::new(place, file, rotate)));
+        }
         let mut sink = self.sink(signals)?;
         sink.deadline = deadline;
         sink.any_signal_ends = false;
-        sink.publish()
-            .map_err(|error| Error::failed(self.doing(), error, ""))?;
-        Ok(sink)
+        Ok(Growing::Stream(sink))
+    }
+
+    /// Takes away what was written, if that is a file.
+    pub(super) fn remove(&self) {
+        if let Destination::File(place) = self {
+            let _ = place.remove(); // nobody is left to hear of it
+        }
     }
 
     /// "writing the report to ...", for errors.
     pub fn doing(&self) -> String {
         format!("writing the report to {}", self.shown())
-    }
-
-    /// Shows that the folder takes files: with one that has no name and leaves no trace, or, where
-    /// the file system has no such files, with the one that the report would be written to.
-    fn try_folder(&self) -> io::Result<()> {
-        let Destination::File { folder, .. } = self else {
-            return Ok(());
-        };
-        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        match openat(folder, ".", flags, Mode::RUSR | Mode::WUSR) {
-            Ok(_) => Ok(()),
-            Err(
-                rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT,
-            ) => self.create_beside().map(drop),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    fn create_beside(&self) -> io::Result<(File, Beside<'_>)> {
-        let Destination::File { folder, name, .. } = self else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // A name that nobody can take before us.
-        let mut beside = OsString::from(".");
-        beside.push(name);
-        beside.push(format!(".{:016x}", random::<8>().map(u64::from_ne_bytes)?));
-        let fd = openat(folder, &beside, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok((
-            File::from(fd),
-            Beside {
-                folder,
-                name: beside,
-                target: name,
-                keep: false,
-            },
-        ))
-    }
-}
-
-fn device(folder: &OwnedFd, name: &OsStr, shown: String) -> Result<Destination> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match openat(folder, name, flags, Mode::empty()) {
-        Ok(fd) => Ok(Destination::Device(File::from(fd), shown)),
-        Err(errno) => Err(Error::failed(
-            format_args!("opening {shown} for the report"),
-            io::Error::from(errno),
-            "",
-        )),
-    }
-}
-
-/// A file beside its target; removed when dropped.
-#[derive(Debug)]
-struct Beside<'a> {
-    folder: &'a OwnedFd,
-    name: OsString,
-    target: &'a OsStr,
-    /// Published, or all that there is of the report.
-    keep: bool,
-}
-
-impl Beside<'_> {
-    /// Renames it over its target. Where that cannot be done, the report stays where it is.
-    fn publish(&mut self) -> io::Result<()> {
-        self.keep = true;
-        renameat(self.folder, &self.name, self.folder, self.target).map_err(|errno| {
-            let name = self.name.to_string_lossy();
-            io::Error::other(format!(
-                "{}; the report is beside it, in {name}",
-                io::Error::from(errno)
-            ))
-        })
-    }
-}
-
-impl Drop for Beside<'_> {
-    fn drop(&mut self) {
-        if !self.keep {
-            let _ = unlinkat(self.folder, &self.name, AtFlags::empty()); // on the way out of an error
-        }
     }
 }
 
@@ -256,7 +147,7 @@ impl Drop for Beside<'_> {
 #[derive(Debug)]
 pub struct Sink<'a> {
     file: File,
-    beside: Option<Beside<'a>>,
+    draft: Option<Draft<'a>>,
     signals: &'a Signals,
     chunk_len: usize,
     /// Whether a signal ends even a write that does not block.
@@ -266,20 +157,20 @@ pub struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Everything is written: makes the report visible.
-    pub fn finish(mut self) -> io::Result<()> {
-        if self.beside.is_some() {
+    /// Everything is written: makes the report visible, for good.
+    pub fn finish(self) -> io::Result<()> {
+        if self.draft.is_some() {
             self.file.sync_data()?;
         }
         self.publish()
     }
 
-    fn publish(&mut self) -> io::Result<()> {
-        if let Some(beside) = &mut self.beside {
-            beside.publish()?;
-            self.beside = None;
+    /// Makes it visible; a power cut may leave less of it.
+    pub(super) fn publish(mut self) -> io::Result<()> {
+        match &mut self.draft {
+            Some(draft) => draft.publish(),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -152,6 +152,7 @@ fn pass_code(pass: DumpPass) -> &'static [u8] {
         DumpPass::Initial => &[0],
         DumpPass::Resync => &[1],
         DumpPass::Final => &[2],
+        DumpPass::Report => &[3],
     }
 }
 
@@ -280,6 +281,7 @@ impl<R: Read> Recording<R> {
             (KIND_DUMP_BEGAN, [0]) => What::DumpBegan(DumpPass::Initial),
             (KIND_DUMP_BEGAN, [1]) => What::DumpBegan(DumpPass::Resync),
             (KIND_DUMP_BEGAN, [2]) => What::DumpBegan(DumpPass::Final),
+            (KIND_DUMP_BEGAN, [3]) => What::DumpBegan(DumpPass::Report),
             (KIND_DUMP_ENDED, _) => What::DumpEnded,
             (KIND_DUMP_FAILED, _) => What::DumpFailed,
             (KIND_LOST_TOTAL, bytes) => match bytes.try_into() {

@@ -33,11 +33,11 @@ pub fn run(file: &Path, options: &Options) -> Result<u8> {
         recording.kernel_release
     ));
     let destination = Destination::open(&options.output)?;
-    let signals =
-        Signals::open().map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
+    let signals = Signals::that_end()
+        .map_err(|error| Error::failed("opening a signal descriptor", error, ""))?;
     let follow = match options.follow {
         true => Some(Follow::new(
-            destination.growing_sink(&signals, None)?,
+            destination.growing(&signals, None, false, options.rotate)?,
             options.format,
         )),
         false => None,

@@ -219,7 +219,7 @@ impl TraceSource {
     }
 
     /// Takes the kernel's counts of what was lost; `told` is whether it said so just now.
-    fn note_loss(&mut self, told: bool, intake: &mut Intake<'_>) {
+    pub(super) fn note_loss(&mut self, told: bool, intake: &mut Intake<'_>) {
         let read = |drops: &mut Option<DropCounter>| drops.as_mut().and_then(DropCounter::read);
         let counts = [read(&mut self.nft_drops), read(&mut self.log_drops)];
         let total: u64 = counts.into_iter().flatten().sum();

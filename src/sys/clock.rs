@@ -34,6 +34,25 @@ pub fn boottime() -> Duration {
     Duration::from_nanos(nanoseconds(clock_gettime(ClockId::Boottime)))
 }
 
+/// Wall time as the clocks of this place show it: month (0 to 11), day of the month, hour, minute,
+/// second. By /etc/localtime, which is read once.
+pub fn local_time() -> [i32; 5] {
+    let now = clock_gettime(ClockId::Realtime).tv_sec as libc::time_t;
+    let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: localtime_r fills what it is given or leaves it as it is; zeros are a valid `tm`.
+    let parts = unsafe {
+        libc::localtime_r(&now, parts.as_mut_ptr());
+        parts.assume_init()
+    };
+    [
+        parts.tm_mon,
+        parts.tm_mday,
+        parts.tm_hour,
+        parts.tm_min,
+        parts.tm_sec,
+    ]
+}
+
 fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0); // a clock before 1970 reads as 1970
     seconds

@@ -1,55 +1,71 @@
-//! One instance per network namespace: a locked file under /run, named after the namespace, that
-//! holds the pid of its holder and goes when that ends. A lock that others can take (an abstract
-//! socket, a file in /tmp) would let any user keep root from starting.
+//! Files that say which process runs: one for each network namespace, under /run, so that there is one
+//! instance in it, and the pidfile of a daemon. The holder has it locked, its pid is in it, and it goes
+//! when that ends. A lock that others can take (an abstract socket, a file in /tmp) would let any user
+//! keep root from starting.
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
+use super::machine;
+use super::place::{Place, Unfit};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::time::Duration;
 
-/// Held for as long as this instance runs.
+/// Held for as long as this process runs.
 #[derive(Debug)]
 pub struct Instance {
-    path: PathBuf,
+    place: Place,
     file: File,
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // a file without a lock is nobody's, and is taken over
+        let _ = self.place.remove(); // a file without a lock is nobody's, and is taken over
     }
 }
 
 impl Instance {
     /// Names nobody as the holder: a next run waits for this one, instead of leaving.
     pub fn hold_for_a_moment(&mut self) -> io::Result<()> {
-        self.file.set_len(0)
+        self.file.set_len(0)?;
+        self.file.rewind()
+    }
+
+    /// Names this process as the holder.
+    pub fn name_us(&mut self) -> io::Result<()> {
+        self.hold_for_a_moment()?;
+        writeln!(self.file, "{}", std::process::id())
     }
 }
 
 /// Takes the lock of this namespace, or says who holds it: a pid, 0 where that is not known.
-/// A holder that was just killed is waited for: the kernel takes a moment to end it, and a child of
-/// it, between fork and exec, may hold its lock longer.
 pub fn acquire() -> io::Result<Result<Instance, i32>> {
-    let namespace = fs::metadata("/proc/self/ns/net")?.ino();
-    let path = PathBuf::from(format!("/run/conntracker-{namespace}.lock"));
+    let namespace = machine::own_netns().ok_or(io::ErrorKind::NotFound)?;
+    let place = Place::in_run(&format!("conntracker-{namespace}.lock"))?;
+    let mut lock = lock(place)?;
+    if let Ok(instance) = &mut lock {
+        instance.name_us()?;
+    }
+    Ok(lock)
+}
+
+/// Takes the lock of a file, which then names nobody yet, or says who holds it. A holder that was just
+/// killed is waited for: the kernel takes a moment to end it, and a child of it, between fork and exec,
+/// may hold its lock longer.
+pub fn lock(place: Place) -> Result<Result<Instance, i32>, Unfit> {
     let (mut patience, mut patience_with_the_living) = (100, 30);
     loop {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(open(&path, flags, Mode::RUSR | Mode::WUSR)?);
+        let mut file = place.open_to_lock()?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // The holder before may have removed the file between our open and our lock.
-            Ok(()) if !is_at(&file, &path) => continue,
+            Ok(()) if !place.holds(&file) => continue,
             Ok(()) => {
-                file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
-                return Ok(Ok(Instance { path, file }));
+                let mut instance = Instance { place, file };
+                instance.hold_for_a_moment().map_err(Unfit::from)?;
+                return Ok(Ok(instance));
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(Unfit::from(io::Error::from(errno))),
         }
         let holder = pid_in(&mut file);
         if is_alive(holder) {
@@ -60,13 +76,6 @@ pub fn acquire() -> io::Result<Result<Instance, i32>> {
         }
         patience -= 1;
         std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn is_at(file: &File, path: &PathBuf) -> bool {
-    match (fstat(file), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.dev(), there.ino()),
-        _ => false,
     }
 }
 

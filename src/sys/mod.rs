@@ -11,6 +11,7 @@ pub mod mounts;
 pub mod netlink;
 pub mod networks;
 pub mod place;
+pub mod process;
 pub mod signal;
 pub mod watchdog;
 pub mod xtables;

@@ -71,6 +71,12 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
+impl From<io::Error> for Unfit {
+    fn from(error: io::Error) -> Unfit {
+        Unfit::new(error.to_string(), "")
+    }
+}
+
 impl From<Unfit> for io::Error {
     fn from(unfit: Unfit) -> io::Error {
         io::Error::other(unfit)

@@ -74,7 +74,7 @@ class OwnedTable(Firewall):
         self.assert_as_before()
 
     def test_is_gone_after_each_way_out(self):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             with self.subTest(signal=number.name):
                 tool = self.capture()
                 self.assertTrue(self.is_there())
