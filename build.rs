@@ -1,5 +1,5 @@
-//! Compiles bpf/*.bpf.c with clang, for the target's architecture, into OUT_DIR, and writes a list of
-//! them for the sources to include; nothing else.
+//! Compiles bpf/*.bpf.c with clang, for the target's architecture, into OUT_DIR, packs them, and writes
+//! a list of them for the sources to include; nothing else.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,10 @@ fn main() {
         let object = out.join(name).with_extension("o"); // cgroup.bpf.c: cgroup.o
         compile(&clang, &source, &object);
         run(Command::new(&strip).args(dead_weight(&object)).arg(&object));
+        let packed = object.with_extension("deflate");
+        let len = pack(&object, &packed);
         let name = object.file_stem().expect("it has one still");
-        list += &format!("({name:?}, include_bytes!({object:?})),\n");
+        list += &format!("({name:?}, {len}, include_bytes!({packed:?})),\n");
     }
     std::fs::write(out.join("programs.rs"), list + "]\n").expect("OUT_DIR can be written");
 }
@@ -45,6 +47,32 @@ fn dead_weight(object: &Path) -> Vec<&'static str> {
         arguments.extend(["-R", ".BTF.ext"]);
     }
     arguments
+}
+
+/// Packs a file as the zlib that is linked anyway unpacks it; returns how long it was before. What gzip
+/// puts around that is left out: all of it is known, or was just written here.
+fn pack(from: &Path, to: &Path) -> u64 {
+    const HEAD_LEN: usize = 10; // without a name or a time (-n)
+    const TAIL_LEN: usize = 8; // sum and length
+    let packed = Command::new("gzip")
+        .args(["-9", "-n", "-c"])
+        .arg(from)
+        .output();
+    let packed = packed.expect("gzip can be run: apt-get install gzip (or --no-default-features)");
+    assert!(
+        packed.status.success(),
+        "gzip -9 -n -c {from:?}: {}",
+        packed.status
+    );
+    let bytes = &packed.stdout;
+    assert_eq!(
+        bytes.get(..4),
+        Some(&[0x1f, 0x8b, 8, 0][..]),
+        "gzip: {from:?}"
+    );
+    let deflated = bytes.get(HEAD_LEN..bytes.len() - TAIL_LEN);
+    std::fs::write(to, deflated.expect("longer than that")).expect("OUT_DIR can be written");
+    std::fs::metadata(from).expect("clang wrote it").len()
 }
 
 /// A program of LLVM: as the environment says, or the newest that Debian has by a number, or plain.

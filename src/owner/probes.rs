@@ -8,13 +8,14 @@ use super::probe_events;
 pub use super::rung::Rung;
 use crate::limits;
 use crate::sys::bpf::{Attached, How, Object, Refusal};
+use crate::sys::inflate::inflate;
 use crate::sys::{machine, mounts};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// What build.rs has compiled: name and ELF file.
-const OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/programs.rs"));
+/// What build.rs has compiled: name, length of the ELF file, and that file, packed.
+const OBJECTS: &[(&str, usize, &[u8])] = include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// There where perf makes kprobes (Linux 4.17).
@@ -93,17 +94,17 @@ pub fn older_sockets(btf: Option<&Path>) -> Result<Vec<u8>, String> {
     }
     needs_btf(btf)?;
     let told = |refusal: Refusal| refusal.reason;
-    let mut object = Object::open(elf("sockets")?, btf).map_err(told)?;
+    let mut object = Object::open(&elf("sockets")?, btf).map_err(told)?;
     object.load().map_err(told)?;
     let programs = object.programs();
     let (name, _) = programs.first().ok_or("there is no iterator")?;
     object.iterate(name).map_err(told)
 }
 
-fn elf(name: &str) -> Result<&'static [u8], String> {
-    let found = OBJECTS.iter().find(|(object, _)| *object == name);
-    let (_, elf) = found.ok_or_else(|| format!("built without the programs of {name}"))?;
-    Ok(elf)
+fn elf(name: &str) -> Result<Vec<u8>, String> {
+    let found = OBJECTS.iter().find(|(object, ..)| *object == name);
+    let (_, len, packed) = found.ok_or_else(|| format!("built without the programs of {name}"))?;
+    inflate(packed, *len).map_err(|error| format!("unpacking the programs of {name}: {error}"))
 }
 
 fn needs_btf(btf: Option<&Path>) -> Result<(), String> {
@@ -193,7 +194,7 @@ fn attach(
         !is_missing(name) && (is_wanted(name) || of_fentry(name).is_some_and(|of| is_missing(&of)))
     };
     let loaded = loop {
-        match load(elf, btf, &|name| is_taken(name, &missing)) {
+        match load(&elf, btf, &|name| is_taken(name, &missing)) {
             Ok(object) => break object,
             Err(refusal) => match refusal.program.clone() {
                 Some(name) if name.contains(OPTIONAL) && !missing.contains(&name) => {
@@ -279,11 +280,13 @@ mod tests {
 
     #[test]
     fn every_object_can_be_read() {
-        for (name, elf) in OBJECTS {
-            let object = Object::open(elf, None).unwrap();
+        for (name, len, _) in OBJECTS {
+            let elf = elf(name).unwrap();
+            assert_eq!(elf.len(), *len);
+            let object = Object::open(&elf, None).unwrap();
             assert!(!object.programs().is_empty(), "{name}");
         }
-        assert!(OBJECTS.iter().any(|(name, _)| *name == "cgroup"));
+        assert!(OBJECTS.iter().any(|(name, ..)| *name == "cgroup"));
     }
 
     #[test]
@@ -291,7 +294,7 @@ mod tests {
         let Ok(elf) = elf("trace") else {
             return;
         };
-        let programs = Object::open(elf, None).unwrap().programs();
+        let programs = Object::open(&elf, None).unwrap().programs();
         let has = |wanted: &str| programs.iter().any(|(name, _)| name == wanted);
         let kprobes: Vec<String> = programs
             .iter()
@@ -303,8 +306,8 @@ mod tests {
 
     #[test]
     fn every_kprobe_is_known_to_the_sweep() {
-        for (_, elf) in OBJECTS {
-            let object = Object::open(elf, None).unwrap();
+        for (name, ..) in OBJECTS {
+            let object = Object::open(&elf(name).unwrap(), None).unwrap();
             for (name, section) in object.programs() {
                 let function = section.strip_prefix("kprobe/");
                 let is_known = |function| probe_events::FUNCTIONS.contains(&function);

@@ -5,6 +5,8 @@ pub mod alloc;
 #[cfg(feature = "bpf")]
 pub mod bpf;
 pub mod clock;
+#[cfg(feature = "bpf")]
+pub mod inflate;
 pub mod instance;
 pub mod machine;
 pub mod mounts;
