@@ -24,6 +24,14 @@ pub fn kernel_release() -> String {
         .into_owned()
 }
 
+/// The processor, as the kernel calls it, e.g. "x86_64".
+pub fn architecture() -> String {
+    rustix::system::uname()
+        .machine()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// Whether the kernel is of this version or a later one.
 pub fn is_linux(major: u32, minor: u32) -> bool {
     let release = kernel_release();
@@ -66,11 +74,7 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
 
 /// Whether nf_tables is in this kernel now: loaded, or built in.
 pub fn has_nf_tables() -> bool {
-    Path::new("/sys/module/nf_tables").exists()
-        || fs::read("/proc/kallsyms").is_ok_and(|symbols| {
-            const SYMBOL: &[u8] = b" nft_register_chain_type\n";
-            symbols.windows(SYMBOL.len()).any(|window| window == SYMBOL)
-        })
+    super::modules::NF_TABLES.is_there()
 }
 
 #[cfg(test)]

@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 /// take controllers from version 1. It is reached by a mount that lies nowhere, as it may not be
 /// visible here: `ip netns exec` puts a new /sys over it.
 pub fn control_groups() -> io::Result<Option<OwnedFd>> {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    if !groups.lines().any(|line| line.starts_with("0::")) {
+    if !has_control_groups() {
         return Ok(None);
     }
     let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -29,6 +28,12 @@ pub fn control_groups() -> io::Result<Option<OwnedFd>> {
     )?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(Some(openat(&mounted, ".", flags, Mode::empty())?))
+}
+
+/// Whether somebody uses the version 2 control groups.
+pub fn has_control_groups() -> bool {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    groups.lines().any(|line| line.starts_with("0::"))
 }
 
 /// Where libbpf looks for tracefs first: there it lies in debugfs, which mounts it there, for everybody
