@@ -3,6 +3,7 @@
 use conntracker::cli::{self, Command};
 use conntracker::error::Result;
 use conntracker::run;
+use conntracker::sys::privileges;
 use conntracker::sys::process::{self, Told};
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 static ALLOCATOR: conntracker::sys::alloc::Counting = conntracker::sys::alloc::Counting;
 
 fn main() -> ExitCode {
+    privileges::close_umask();
     let told = process::take_environment();
     let outcome =
         cli::parse(std::env::args_os().skip(1)).and_then(|command| dispatch(command, &told));

@@ -6,6 +6,7 @@
 //! table is dumped once more, what was switched on is given back, and only then is the report
 //! written, however long its reader takes.
 
+use super::confine;
 use super::daemon::Daemon;
 use super::log;
 use super::output::Destination;
@@ -91,6 +92,7 @@ fn alone(
         );
     }
     session.open_follow(destination)?;
+    confine::confine(options, destination, activated.rung, session.trace());
     session.announce(&activated);
     if let Some(daemon) = daemon {
         daemon.ready()?;

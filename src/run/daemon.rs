@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::sys::instance::{self, Instance};
 use crate::sys::place::Place;
 use crate::sys::process::{self, Forked, Starter};
+use std::fs::File;
 
 /// A daemon that starts, and then runs.
 #[derive(Debug)]
@@ -15,12 +16,16 @@ pub(super) struct Daemon {
     starter: Starter,
     is_told: bool,
     pidfile: Option<Instance>,
+    /// Opened before writing is confined to a few folders.
+    null: File,
 }
 
 impl Daemon {
     /// Does `work` in the background. Returns the exit status: to the caller, how the start went.
     pub(super) fn run(work: impl FnOnce(&mut Daemon) -> Result<u8>) -> Result<u8> {
         const STARTING: &str = "starting the daemon";
+        let null = process::open_null();
+        let null = null.map_err(|error| Error::failed("opening /dev/null", error, ""))?;
         let forked = process::daemon().map_err(|error| Error::failed(STARTING, error, ""))?;
         let starter = match forked {
             Forked::Caller(Some(exit_status)) => return Ok(exit_status),
@@ -33,6 +38,7 @@ impl Daemon {
             starter,
             is_told: false,
             pidfile: None,
+            null,
         };
         let outcome = log::to_syslog()
             .map_err(|error| Error::failed("opening a socket to syslog", error, ""))
@@ -82,7 +88,7 @@ impl Daemon {
                 .map_err(|error| Error::failed("writing the pidfile", error, ""))?;
         }
         // Before the last word: what comes behind it must not fail.
-        process::settle().map_err(|error| Error::failed(DOING, error, ""))?;
+        process::settle(&self.null).map_err(|error| Error::failed(DOING, error, ""))?;
         self.starter
             .tell(0)
             .map_err(|error| Error::failed(DOING, format_args!("it is gone: {error}"), ""))?;

@@ -5,6 +5,7 @@ pub mod attributor;
 pub mod blame;
 pub mod capture;
 pub mod check;
+mod confine;
 mod daemon;
 pub mod dry_run;
 mod dump;

@@ -118,6 +118,11 @@ impl<'a> Session<'a> {
         self.blind = activated.blind.or(events_are_off());
     }
 
+    /// Where traces come from, if they do.
+    pub(super) fn trace(&self) -> Option<&TraceSource> {
+        self.trace.as_ref()
+    }
+
     /// Begins to hear events.
     pub(super) fn join(&self) -> Result<()> {
         self.source.join()

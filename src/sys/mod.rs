@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod netlink;
 pub mod networks;
 pub mod place;
+pub mod privileges;
 pub mod process;
 pub mod rights;
 pub mod signal;

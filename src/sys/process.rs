@@ -72,16 +72,17 @@ impl Starter {
     }
 }
 
+/// What stands in the place of a terminal that is let go of.
+pub fn open_null() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/null")
+}
+
 /// Lets go of the caller's folder, terminal and pipes.
-pub fn settle() -> io::Result<()> {
+pub fn settle(null: &File) -> io::Result<()> {
     chdir("/")?;
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+    dup2_stdin(null)?;
+    dup2_stdout(null)?;
+    dup2_stderr(null)?;
     Ok(())
 }
 

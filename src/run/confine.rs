@@ -1,0 +1,112 @@
+//! After the start this process gives up what it will not need any more, so that whoever finds a hole
+//! in it gets little: capabilities, and with them the right to get new ones.
+//!
+//! What is missing on this machine is named, and the capture goes on without it.
+
+use super::log;
+use super::output::Destination;
+use super::trace_source::TraceSource;
+use crate::cli::Options;
+use crate::sys::privileges::{self, Capabilities};
+use std::fs::{self, Metadata};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What was given up, and what could not be.
+#[derive(Default)]
+struct Confinement {
+    by: Vec<String>,
+    not_by: Vec<String>,
+}
+
+impl Confinement {
+    fn note<T, E: std::fmt::Display>(&mut self, what: &str, result: Result<T, E>) {
+        match result {
+            Ok(_) => self.by.push(what.to_owned()),
+            Err(error) => self.not_by.push(format!("{what} ({error})")),
+        }
+    }
+}
+
+/// Gives up all that this run needs no more, and says what. To be called when everything is open and
+/// everything that is made at the start is made; `activation` is the rung that was taken for it.
+pub fn confine(
+    options: &Options,
+    destination: &Destination,
+    activation: &str,
+    trace: Option<&TraceSource>,
+) {
+    let mut confinement = Confinement::default();
+    let wanted = capabilities(options, destination, needs_programs(activation, trace));
+    confinement.note("bounding set", privileges::bound(wanted));
+    match privileges::keep(wanted) {
+        Ok(kept) => {
+            let names = privileges::names(kept);
+            confinement.by.insert(0, format!("capabilities {names}"));
+        }
+        Err(error) => confinement.note::<(), _>("capabilities", Err(error)),
+    }
+    confinement.note("no_new_privs", privileges::no_new());
+    let _ = privileges::hide(); // on top of the rest
+    let not_by = match confinement.not_by.join(", ") {
+        none if none.is_empty() => none,
+        some => format!("; not by {some}"),
+    };
+    log::line(format_args!(
+        "confined by {}{not_by}",
+        confinement.by.join(", ")
+    ));
+}
+
+/// Whether iptables programs may have to be run until the end: to read the text of legacy rules, to
+/// remove a chain.
+fn needs_programs(activation: &str, trace: Option<&TraceSource>) -> bool {
+    let traces = trace
+        .is_some_and(|trace| trace.instrument.log.is_some() || trace.instrument.rung == "legacy");
+    activation == "legacy" || traces
+}
+
+/// The capabilities that are needed until the end.
+fn capabilities(options: &Options, destination: &Destination, programs: bool) -> Capabilities {
+    let mut wanted = Capabilities::NET_ADMIN; // each question to the kernel over netlink
+    if programs {
+        wanted |= Capabilities::NET_RAW; // the socket that iptables asks through
+    }
+    if options.owners {
+        wanted |= Capabilities::SYS_PTRACE | Capabilities::DAC_READ_SEARCH; // /proc/PID of others
+    }
+    // A file that is written on and on may be given to somebody else by whoever rotates it.
+    let is_appended = options.follow && !destination.is_stdout();
+    let folders = folders(options, destination);
+    if is_appended || folders.iter().any(|folder| is_of_others(folder)) {
+        wanted |= Capabilities::DAC_OVERRIDE | Capabilities::FOWNER;
+    }
+    wanted
+}
+
+/// The folders in which files are still made, replaced or removed.
+fn folders(options: &Options, destination: &Destination) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Destination::File(place) = destination {
+        folders.push(format!("/proc/self/fd/{}", place.folder().as_raw_fd()).into());
+    }
+    let files = [&options.status, &options.record, &options.pidfile];
+    for file in files.into_iter().flatten() {
+        let folder = file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        folders.push(folder.unwrap_or(Path::new(".")).to_owned());
+    }
+    folders
+}
+
+/// Whether its mode alone does not let us work in it. The sticky bit is for folders of root's.
+fn is_of_others(folder: &Path) -> bool {
+    const OWNER_MAY_WRITE: u32 = 0o300;
+    let is_ours = |found: Metadata| {
+        found.uid() == rustix::process::geteuid().as_raw()
+            && found.mode() & OWNER_MAY_WRITE == OWNER_MAY_WRITE
+    };
+    !fs::metadata(folder).is_ok_and(is_ours)
+}
