@@ -11,6 +11,7 @@ use super::legacy::Chain;
 use super::nft::{self, Table};
 use super::state::{self, Leftover, StateFile};
 use super::usage::usage;
+use super::watchdog::Watchdog;
 use crate::error::{Error, Result};
 use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6};
 
@@ -40,6 +41,8 @@ pub struct Activated {
     pub blind: Option<&'static str>,
     undo: Vec<Undo>,
     written_down: Vec<Leftover>,
+    /// What removes a chain when this process may run no program any more, if nothing else does.
+    watchdog: Option<Watchdog>,
 }
 
 #[derive(Debug)]
@@ -276,6 +279,7 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
         activated.undo.push(Undo::Chain(chain.clone()));
         chain.create()?;
     }
+    activated.watchdog = Watchdog::start_for_programs();
     Ok(activated)
 }
 
@@ -296,6 +300,7 @@ impl Activated {
             blind: None,
             undo,
             written_down,
+            watchdog: None,
         }
     }
 
@@ -318,6 +323,9 @@ impl Activated {
                 },
             };
             first_error = first_error.or(result.err());
+        }
+        if let Some(watchdog) = self.watchdog.take() {
+            let _ = watchdog.dismiss(); // it has nothing to do any more, also where that fails
         }
         let written_down = std::mem::take(&mut self.written_down);
         match first_error {

@@ -3,6 +3,7 @@
 //! is enough. To make packets traced, the chains that packets enter raw by jump to it.
 
 use super::Removal;
+use super::watchdog::{self, Errand};
 use crate::error::{Error, Result};
 use crate::limits::{TRACE_KEY_TIMEOUT_MS, TRACE_RATE_LEGACY_MAX};
 use crate::sys::clock;
@@ -103,9 +104,9 @@ fn trace_rule(rate: u32, everything: bool) -> Vec<String> {
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// More than any rule set: 600,000 rules of a hundred bytes.
-const OUTPUT_LEN_MAX: usize = 64 << 20;
+pub(super) const OUTPUT_LEN_MAX: usize = 64 << 20;
 
-const TABLES: [&str; 5] = ["raw", "mangle", "filter", "nat", "security"];
+pub(super) const TABLES: [&str; 5] = ["raw", "mangle", "filter", "nat", "security"];
 
 /// Where the program may be; what the environment's PATH says does not matter to a root process.
 const FOLDERS: [&str; 6] = [
@@ -148,11 +149,7 @@ impl Chain {
     }
 
     fn place_of(purpose: Purpose, ipv6: bool) -> Result<Chain> {
-        let names = if ipv6 {
-            ["ip6tables-legacy", "ip6tables"]
-        } else {
-            ["iptables-legacy", "iptables"]
-        };
+        let names = programs(ipv6);
         let program = names
             .iter()
             .find_map(|name| find_program(name))
@@ -171,9 +168,10 @@ impl Chain {
     /// The chain of an earlier run, as that wrote it down; `None` where it cannot have been ours.
     pub fn recorded(purpose: Purpose, ipv6: bool, table: &str, program: &str) -> Option<Chain> {
         let table = TABLES.iter().find(|known| **known == table)?;
-        FOLDERS
+        let mut known = FOLDERS
             .iter()
-            .find(|folder| Path::new(program).parent() == Some(Path::new(folder)))?;
+            .flat_map(|folder| programs(ipv6).map(|name| Path::new(folder).join(name)));
+        known.find(|known| known.as_os_str() == program)?;
         Some(Chain {
             purpose,
             program: program.into(),
@@ -212,6 +210,13 @@ impl Chain {
 
     /// Lets no more packets into the chain, which stays.
     pub fn detach(&self) -> Result<()> {
+        match watchdog::ask(&Errand::Detach(self)) {
+            Some(answer) => answer.map(drop),
+            None => self.detach_here(),
+        }
+    }
+
+    pub(super) fn detach_here(&self) -> Result<()> {
         const NO_SUCH_RULE: i32 = 1;
         let chain = self.purpose.chain();
         for caller in self.purpose.callers() {
@@ -228,13 +233,24 @@ impl Chain {
 
     /// Removes the chain where it is as we made it; packets are let out of it in any case.
     pub fn remove(&self) -> Result<Removal> {
+        match watchdog::ask(&Errand::Remove(self)) {
+            Some(answer) => Ok(match answer?.as_str() {
+                "NotThere" => Removal::NotThere,
+                "NotOurs" => Removal::NotOurs,
+                _ => Removal::Removed,
+            }),
+            None => self.remove_here(),
+        }
+    }
+
+    pub(super) fn remove_here(&self) -> Result<Removal> {
         if !xtables::loaded_tables(self.ipv6).contains(&self.table) {
             return Ok(Removal::NotThere); // asking for it would load it
         }
         let Some(listing) = self.listing()? else {
             return Ok(Removal::NotThere);
         };
-        self.detach()?;
+        self.detach_here()?;
         if !self.purpose.is_ours(&listing) {
             return Ok(Removal::NotOurs);
         }
@@ -298,6 +314,13 @@ impl Chain {
 /// The rules of a table as text: what `iptables-legacy-save -t TABLE` prints. `None` where the table is
 /// not loaded (asking would load it), or there is no such program, or it fails.
 pub fn saved(ipv6: bool, table: &str) -> Option<String> {
+    match watchdog::ask(&Errand::Save { ipv6, table }) {
+        Some(answer) => answer.ok(),
+        None => saved_here(ipv6, table),
+    }
+}
+
+pub(super) fn saved_here(ipv6: bool, table: &str) -> Option<String> {
     static PROGRAMS: [OnceLock<Option<PathBuf>>; 2] = [const { OnceLock::new() }; 2];
     if !xtables::loaded_tables(ipv6)
         .iter()
@@ -387,6 +410,15 @@ fn remaining(until: Duration) -> io::Result<Duration> {
         let cause = "it did not end: does another program hold /run/xtables.lock?";
         io::Error::new(io::ErrorKind::TimedOut, cause)
     })
+}
+
+/// The names of the program of a family.
+fn programs(ipv6: bool) -> [&'static str; 2] {
+    if ipv6 {
+        ["ip6tables-legacy", "ip6tables"]
+    } else {
+        ["iptables-legacy", "iptables"]
+    }
 }
 
 /// The legacy program of that name: `iptables` may be the one that speaks nf_tables.

@@ -154,7 +154,8 @@ fn boot_id() -> String {
     machine::sysctl("kernel.random.boot_id").unwrap_or_default()
 }
 
-fn line(leftover: &Leftover) -> String {
+/// As it stands in the file.
+pub(super) fn line(leftover: &Leftover) -> String {
     match leftover {
         Leftover::NftTable(family) => format!("nft-table {family}"),
         Leftover::TraceTable(family) => format!("nft-trace-table {family}"),
@@ -174,7 +175,8 @@ fn line(leftover: &Leftover) -> String {
     }
 }
 
-fn parse(line: &str) -> Option<Leftover> {
+/// What a line of the file says; `None` where that cannot be ours.
+pub(super) fn parse(line: &str) -> Option<Leftover> {
     let mut words = line.splitn(4, ' ');
     let kind = words.next()?;
     match (kind, words.next()?, words.next(), words.next()) {
@@ -254,6 +256,9 @@ mod tests {
             "nft-table x",
             "nft-trace-table 1 2",
             "legacy-chain ipv4 raw /tmp/evil",
+            "legacy-chain ipv4 raw /sbin/reboot",
+            "legacy-chain ipv4 raw /sbin/../tmp/iptables",
+            "legacy-chain ipv6 raw /sbin/iptables",
             "legacy-chain ipv4 none /sbin/iptables",
             "legacy-trace-chain ipv4 raw /tmp/evil",
             "another-chain ipv4 raw /sbin/iptables",

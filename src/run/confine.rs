@@ -7,6 +7,7 @@ use super::log;
 use super::output::Destination;
 use super::trace_source::TraceSource;
 use crate::cli::Options;
+use crate::firewall::watchdog;
 use crate::sys::privileges::{self, Capabilities};
 use std::fs::{self, Metadata};
 use std::os::fd::AsRawFd;
@@ -38,7 +39,9 @@ pub fn confine(
     trace: Option<&TraceSource>,
 ) {
     let mut confinement = Confinement::default();
-    let wanted = capabilities(options, destination, needs_programs(activation, trace));
+    let is_handed_over = watchdog::hand_over();
+    let programs = needs_programs(activation, trace) && !is_handed_over;
+    let wanted = capabilities(options, destination, programs);
     confinement.note("bounding set", privileges::bound(wanted));
     match privileges::keep(wanted) {
         Ok(kept) => {
@@ -68,6 +71,7 @@ fn needs_programs(activation: &str, trace: Option<&TraceSource>) -> bool {
 }
 
 /// The capabilities that are needed until the end.
+/// `programs` says that this process itself still runs iptables.
 fn capabilities(options: &Options, destination: &Destination, programs: bool) -> Capabilities {
     let mut wanted = Capabilities::NET_ADMIN; // each question to the kernel over netlink
     if programs {
