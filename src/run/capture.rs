@@ -18,7 +18,7 @@ use crate::firewall::watchdog::Watchdog;
 use crate::sys::instance::{self, Instance};
 use crate::sys::machine;
 use crate::sys::process::Told;
-use crate::sys::signal::Signals;
+use crate::sys::signal::{Signals, hear_of_children};
 
 /// Captures until a signal or `--for` ends it, and writes the report. Returns the exit status.
 pub fn run(options: &Options, told: &Told) -> Result<u8> {
@@ -37,6 +37,7 @@ pub fn run(options: &Options, told: &Told) -> Result<u8> {
 
 /// The capture, and what cleans up behind it should it be killed.
 fn guarded(options: &Options, told: &Told, mut daemon: Option<&mut Daemon>) -> Result<u8> {
+    hear_of_children();
     let watchdog = watchdog(options); // before anything is open that it would hold open
     let place = Destination::open(&options.output).and_then(|destination| {
         let instance = only_instance()?;
