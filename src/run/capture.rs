@@ -78,7 +78,7 @@ fn alone(
     for line in activation::sweep() {
         log::line(format_args!("{line}"));
     }
-    let mut session = Session::open(options, &signals, told)?;
+    let mut session = Session::open(options, destination, &signals, told)?;
     say(destination, "Starting to capture conntrack events");
     let idle = activation::idle(options.activation, options.filter.ipv6);
     session.join()?;

@@ -62,11 +62,16 @@ pub(super) struct Session<'a> {
     /// Why flows may have passed that could not be seen, if so.
     blind: Option<&'static str>,
     /// What is done besides.
-    life: Life,
+    life: Life<'a>,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(options: &'a Options, signals: &'a Signals, told: &Told) -> Result<Self> {
+    pub(super) fn open(
+        options: &'a Options,
+        destination: &'a Destination,
+        signals: &'a Signals,
+        told: &Told,
+    ) -> Result<Self> {
         let source = EventSource::open(options)?;
         let family = options
             .filter
@@ -107,7 +112,7 @@ impl<'a> Session<'a> {
             behind_dump: false,
             left_idle: Idle::default(),
             blind: None,
-            life: Life::open(options, told)?,
+            life: Life::open(options, destination, told)?,
         })
     }
 

@@ -43,13 +43,31 @@ enum Work {
     Numbers,
 }
 
+/// Where reports go that are written meanwhile.
+#[derive(Debug)]
+enum Reports<'a> {
+    /// To where the last one goes.
+    There(&'a Destination),
+    /// To a file beside it.
+    Beside(Destination),
+}
+
+impl Reports<'_> {
+    fn destination(&self) -> &Destination {
+        match self {
+            Reports::There(destination) => destination,
+            Reports::Beside(destination) => destination,
+        }
+    }
+}
+
 /// What is due, and who works on it.
 #[derive(Debug)]
-pub(in crate::run) struct Life {
+pub(in crate::run) struct Life<'a> {
     report: Stage,
     report_due: Option<Duration>,
     /// Where reports go that are written meanwhile, if there is such a place.
-    reports: Option<Destination>,
+    reports: Option<Reports<'a>>,
     /// Where the numbers go, if they are wanted.
     numbers: Option<Destination>,
     numbers_due: Duration,
@@ -60,19 +78,23 @@ pub(in crate::run) struct Life {
     alive_due: Duration,
 }
 
-impl Life {
+impl<'a> Life<'a> {
     /// Opens what is written to meanwhile.
-    pub(in crate::run) fn open(options: &Options, told: &Told) -> Result<Life> {
-        let beside = |path: &std::path::Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".report");
-            Destination::open(&Output::File(name.into()))
-        };
+    pub(in crate::run) fn open(
+        options: &Options,
+        destination: &'a Destination,
+        told: &Told,
+    ) -> Result<Life<'a>> {
         let reports = match &options.output {
+            _ if !options.follow => Some(Reports::There(destination)),
             // What is followed has the place that its report would take.
-            Output::File(path) if options.follow => Some(beside(path)?),
-            Output::Stdout if options.follow => None,
-            output => Some(Destination::open(output)?),
+            Output::File(path) => {
+                let mut name = path.as_os_str().to_owned();
+                name.push(".report");
+                let beside = Destination::open(&Output::File(name.into()))?;
+                Some(Reports::Beside(beside))
+            }
+            Output::Stdout => None,
         };
         let numbers = options.status.clone().map(Output::File);
         Ok(Life {
@@ -95,9 +117,9 @@ impl Life {
     }
 
     /// When there is something to do even where nothing comes.
-    fn next(&self, now: Duration) -> Option<Duration> {
+    fn next(&self, now: Duration, is_dumping: bool) -> Option<Duration> {
         let report = match self.report {
-            Stage::Dumping(since) => Some(since + REPORT_PATIENCE),
+            Stage::Dumping(since) if !is_dumping => Some(since + REPORT_PATIENCE),
             _ => self.report_due,
         };
         let numbers = self.numbers.as_ref().map(|_| self.numbers_due);
@@ -111,7 +133,7 @@ impl Life {
 impl Session<'_> {
     /// When there is something of this to do even where nothing comes.
     pub(super) fn next_in_life(&self, now: Duration) -> Option<Duration> {
-        self.life.next(now)
+        self.life.next(now, self.dumper.is_going())
     }
 
     /// Does what signals ask for, their end aside.
@@ -203,13 +225,13 @@ impl Session<'_> {
         let summary = self.summary(clock::monotonic() - self.began, &described);
         let pipeline = &self.intake.pipeline;
         match (work, &self.life.reports, &self.life.numbers) {
-            (Work::Report, Some(destination), _) => write_report(
+            (Work::Report, Some(reports), _) => write_report(
                 &pipeline.table,
                 pipeline.books(),
                 None,
                 &summary,
                 self.options,
-                destination,
+                reports.destination(),
                 self.signals,
             ),
             (Work::Numbers, _, Some(destination)) => {
