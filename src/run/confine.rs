@@ -1,15 +1,20 @@
 //! After the start this process gives up what it will not need any more, so that whoever finds a hole
-//! in it gets little: capabilities, and with them the right to get new ones.
+//! in it gets little: capabilities and the right to get new ones, system calls, and files to change.
 //!
-//! What is missing on this machine is named, and the capture goes on without it.
+//! What is missing on this machine is named, and the capture goes on without it. What only a privileged
+//! process can do later, run iptables, is the watchdog's.
 
 use super::log;
 use super::output::Destination;
 use super::trace_source::TraceSource;
 use crate::cli::Options;
-use crate::firewall::watchdog;
+use crate::firewall::{activation, watchdog};
+use crate::sys::landlock::{self, Rights};
 use crate::sys::privileges::{self, Capabilities};
+use crate::sys::seccomp;
+use std::fmt::Display;
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +27,7 @@ struct Confinement {
 }
 
 impl Confinement {
-    fn note<T, E: std::fmt::Display>(&mut self, what: &str, result: Result<T, E>) {
+    fn note<T, E: Display>(&mut self, what: &str, result: Result<T, E>) {
         match result {
             Ok(_) => self.by.push(what.to_owned()),
             Err(error) => self.not_by.push(format!("{what} ({error})")),
@@ -38,28 +43,34 @@ pub fn confine(
     activation: &str,
     trace: Option<&TraceSource>,
 ) {
-    let mut confinement = Confinement::default();
     let is_handed_over = watchdog::hand_over();
     let programs = needs_programs(activation, trace) && !is_handed_over;
-    let wanted = capabilities(options, destination, programs);
-    confinement.note("bounding set", privileges::bound(wanted));
+    let folders = folders(options, destination);
+    let wanted = capabilities(options, destination, &folders, programs);
+    let mut confinement = Confinement::default();
+    let bounded = privileges::bound(wanted);
     match privileges::keep(wanted) {
         Ok(kept) => {
             let names = privileges::names(kept);
-            confinement.by.insert(0, format!("capabilities {names}"));
+            confinement.note(&format!("capabilities ({names})"), Ok::<_, io::Error>(()));
         }
         Err(error) => confinement.note::<(), _>("capabilities", Err(error)),
     }
+    confinement.note("bounding set", bounded);
     confinement.note("no_new_privs", privileges::no_new());
     let _ = privileges::hide(); // on top of the rest
-    let not_by = match confinement.not_by.join(", ") {
-        none if none.is_empty() => none,
-        some => format!("; not by {some}"),
-    };
-    log::line(format_args!(
-        "confined by {}{not_by}",
-        confinement.by.join(", ")
-    ));
+    const RUNS_IPTABLES: &str = "no watchdog that runs iptables";
+    if programs {
+        confinement.note::<(), _>("Landlock, seccomp", Err(RUNS_IPTABLES));
+    } else {
+        confinement.note("Landlock", lock_files(options, &folders));
+        confinement.note("seccomp", seccomp::restrict());
+    }
+    let by = confinement.by.join(", ");
+    match confinement.not_by.join(", ") {
+        none if none.is_empty() => log::line(format_args!("confined by {by}")),
+        not_by => log::line(format_args!("confined by {by}; not by {not_by}")),
+    }
 }
 
 /// Whether iptables programs may have to be run until the end: to read the text of legacy rules, to
@@ -70,9 +81,14 @@ fn needs_programs(activation: &str, trace: Option<&TraceSource>) -> bool {
     activation == "legacy" || traces
 }
 
-/// The capabilities that are needed until the end.
-/// `programs` says that this process itself still runs iptables.
-fn capabilities(options: &Options, destination: &Destination, programs: bool) -> Capabilities {
+/// The capabilities that are needed until the end. `programs` says that this process itself still runs
+/// iptables.
+fn capabilities(
+    options: &Options,
+    destination: &Destination,
+    folders: &[PathBuf],
+    programs: bool,
+) -> Capabilities {
     let mut wanted = Capabilities::NET_ADMIN; // each question to the kernel over netlink
     if programs {
         wanted |= Capabilities::NET_RAW; // the socket that iptables asks through
@@ -82,14 +98,13 @@ fn capabilities(options: &Options, destination: &Destination, programs: bool) ->
     }
     // A file that is written on and on may be given to somebody else by whoever rotates it.
     let is_appended = options.follow && !destination.is_stdout();
-    let folders = folders(options, destination);
     if is_appended || folders.iter().any(|folder| is_of_others(folder)) {
         wanted |= Capabilities::DAC_OVERRIDE | Capabilities::FOWNER;
     }
     wanted
 }
 
-/// The folders in which files are still made, replaced or removed.
+/// The folders of ours in which files are still made, replaced or removed.
 fn folders(options: &Options, destination: &Destination) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Destination::File(place) = destination {
@@ -105,7 +120,7 @@ fn folders(options: &Options, destination: &Destination) -> Vec<PathBuf> {
     folders
 }
 
-/// Whether its mode alone does not let us work in it. The sticky bit is for folders of root's.
+/// Whether its mode alone does not let us work in it. The sticky bit of a folder of root's is no matter.
 fn is_of_others(folder: &Path) -> bool {
     const OWNER_MAY_WRITE: u32 = 0o300;
     let is_ours = |found: Metadata| {
@@ -113,4 +128,36 @@ fn is_of_others(folder: &Path) -> bool {
             && found.mode() & OWNER_MAY_WRITE == OWNER_MAY_WRITE
     };
     !fs::metadata(folder).is_ok_and(is_ours)
+}
+
+/// Leaves files to be changed in those folders, and where we give back and clean up.
+fn lock_files(options: &Options, folders: &[PathBuf]) -> Result<(), String> {
+    if options.owners {
+        return Err("it would hide the processes that -b looks for".to_owned());
+    }
+    const RUN: [&str; 2] = ["/run", "/var/run"];
+    let edit = Rights::WRITE | Rights::MAKE | Rights::REMOVE;
+    // There lies our lock, and what is written down there is crossed out at the end.
+    let in_run = match activation::is_anything_left() {
+        true => edit,
+        false => Rights::REMOVE,
+    };
+    let mut places: Vec<(&Path, Rights)> = folders.iter().map(|folder| (&**folder, edit)).collect();
+    places.extend(RUN.map(|run| (Path::new(run), in_run)));
+    if options.trace {
+        places.push((Path::new("/proc/sys/net/netfilter/nf_log"), Rights::WRITE));
+    }
+    match landlock::restrict(&places) {
+        Ok(held) => {
+            std::mem::forget(held); // until the process ends
+            Ok(())
+        }
+        Err(error) => Err(match error.raw_os_error() {
+            Some(libc::ENOSYS) => "this kernel has none: Linux 5.13 can".to_owned(),
+            Some(libc::EOPNOTSUPP) => {
+                "it is switched off: lsm= on the kernel's command line".to_owned()
+            }
+            _ => error.to_string(),
+        }),
+    }
 }

@@ -8,6 +8,7 @@ pub mod clock;
 #[cfg(feature = "bpf")]
 pub mod inflate;
 pub mod instance;
+pub mod landlock;
 pub mod machine;
 pub mod modules;
 pub mod mounts;
@@ -17,6 +18,7 @@ pub mod place;
 pub mod privileges;
 pub mod process;
 pub mod rights;
+pub mod seccomp;
 pub mod signal;
 pub mod watchdog;
 pub mod xtables;
