@@ -1,11 +1,13 @@
 //! Processes of our own: the daemon, and children that work on a copy of our memory.
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, chdir, setsid, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, chdir, setsid, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// The line from a daemon to whoever started it, who waits for a word.
@@ -90,36 +92,35 @@ pub fn settle(null: &File) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Copy {
     pid: Pid,
-    said: File,
+    /// Brings its last words; once we let go of it, the child knows that it is to end.
+    line: UnixStream,
 }
 
 impl Copy {
-    /// Forks it. What `work` returns is the message that `ended` gives; nothing of ours is dropped in
-    /// the child, and it does not outlive us.
-    pub fn start(work: impl FnOnce() -> Result<(), String>) -> io::Result<Copy> {
-        let (reader, mut writer) = pipe()?;
+    /// Forks it. `work` is given a descriptor that becomes readable when it is to end; what it returns is
+    /// the message that `ended` gives. Nothing of ours is dropped in the child, and it does not outlive us.
+    pub fn start(work: impl FnOnce(BorrowedFd<'_>) -> Result<(), String>) -> io::Result<Copy> {
+        let (line, mut childs_end) = UnixStream::pair()?;
         let parent = rustix::process::getpid();
         match fork()? {
             Some(pid) => {
-                rustix::io::ioctl_fionbio(&reader, true)?;
-                Ok(Copy { pid, said: reader })
+                line.set_nonblocking(true)?;
+                Ok(Copy { pid, line })
             }
             None => {
+                drop(line);
                 // SAFETY: sets a number in the kernel.
                 unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
                 if rustix::process::getppid() != Some(parent) {
                     exit_now(1)
                 }
-                match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-                    Ok(Ok(())) => exit_now(0),
-                    Ok(Err(message)) => {
-                        let bytes = message.as_bytes();
-                        let len = bytes.len().min(MESSAGE_LEN_MAX);
-                        let _ = writer.write_all(bytes.get(..len).unwrap_or_default());
-                        exit_now(1)
-                    }
-                    Err(_) => exit_now(1),
+                let work = || work(childs_end.as_fd());
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                if let Ok(Err(message)) = &done {
+                    let len = message.len().min(MESSAGE_LEN_MAX);
+                    let _ = childs_end.write_all(&message.as_bytes()[..len]);
                 }
+                exit_now(i32::from(!matches!(done, Ok(Ok(())))))
             }
         }
     }
@@ -128,35 +129,33 @@ impl Copy {
     pub fn ended(&mut self) -> Option<Result<(), String>> {
         match waitpid(Some(self.pid), WaitOptions::NOHANG) {
             Ok(None) | Err(rustix::io::Errno::INTR) => None,
-            Ok(Some((_, status))) if status.exit_status() == Some(0) => Some(Ok(())),
-            Ok(Some((_, status))) => {
-                let mut message = String::new();
-                let _ = self.said.read_to_string(&mut message); // what there is, without waiting
-                if message.is_empty() {
-                    message = format!("the process that did it ended with {status:?}");
-                }
-                Some(Err(message))
-            }
+            Ok(Some((_, status))) => Some(self.outcome(status)),
             Err(errno) => Some(Err(io::Error::from(errno).to_string())),
         }
     }
 
-    /// Asks it to end, and waits until it has.
-    pub fn end(mut self) -> Result<(), String> {
-        let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::TERM);
-        loop {
-            if let Some(ended) = self.ended() {
-                return ended;
-            }
-            let _ = rustix::process::waitid(
-                rustix::process::WaitId::Pid(self.pid),
-                rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
-            );
+    fn outcome(&mut self, status: WaitStatus) -> Result<(), String> {
+        if status.exit_status() == Some(0) {
+            return Ok(());
         }
+        let mut message = Vec::new();
+        let _ = self.line.read_to_end(&mut message); // what there is, without waiting
+        Err(match String::from_utf8_lossy(&message) {
+            message if message.is_empty() => {
+                format!("the process that did it ended with {status:?}")
+            }
+            message => message.into_owned(),
+        })
+    }
+
+    /// Has it end, and waits until it has.
+    pub fn end(self) {
+        drop(self.line);
+        let _ = reap(self.pid); // it is not there any more
     }
 }
 
-/// What a pipe takes without blocking is more.
+/// What the line takes without blocking is more.
 const MESSAGE_LEN_MAX: usize = 2048;
 
 /// The child's pid; `None` in the child. Only while the process has one thread: the child's memory is in

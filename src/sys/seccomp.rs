@@ -44,6 +44,7 @@ const CALLS: &[(libc::c_long, Only)] = &[
     (libc::SYS_recvmsg, Any),
     (libc::SYS_sendmsg, Any),
     (libc::SYS_socket, OneOf(0, FAMILIES)),
+    (libc::SYS_socketpair, Any),
     (libc::SYS_bind, Any),
     (libc::SYS_connect, Any), // /dev/log, when syslogd is started again
     (libc::SYS_getsockname, Any),
@@ -70,6 +71,7 @@ const CALLS: &[(libc::c_long, Only)] = &[
     (libc::SYS_readlinkat, Any),
     (libc::SYS_getdents64, Any),
     (libc::SYS_getcwd, Any),
+    (libc::SYS_chdir, Any), // a daemon's last step into the background
     (libc::SYS_unlinkat, Any),
     (libc::SYS_renameat, Any),
     (libc::SYS_renameat2, Any),

@@ -5,7 +5,7 @@ use rustix::fs::{Mode, OFlags, open};
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Those that end whatever is done.
@@ -83,6 +83,15 @@ impl Signals {
             }
         }
         asked
+    }
+
+    /// In a child that works for us: what ends it is not a signal but this descriptor.
+    pub fn end_by(&self, line: BorrowedFd<'_>) -> io::Result<()> {
+        // SAFETY: both are open descriptors; the one that is replaced stays ours, and is only read.
+        match unsafe { libc::dup3(line.as_raw_fd(), self.ends.as_raw_fd(), libc::O_CLOEXEC) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the terminal that we had is gone.

@@ -213,7 +213,11 @@ impl Session<'_> {
     fn fork(&mut self, work: Work) {
         self.note_losses();
         let session = &*self;
-        let started = Copy::start(|| session.write(work).map_err(|error| error.to_string()));
+        let started = Copy::start(|line| {
+            let ready = session.signals.end_by(line);
+            ready.map_err(|error| error.to_string())?;
+            session.write(work).map_err(|error| error.to_string())
+        });
         match started {
             Ok(child) => self.life.child = Some((work, child)),
             Err(error) => self.wrote(work, Err(format!("forking a process for it: {error}"))),
@@ -282,9 +286,8 @@ impl Session<'_> {
     /// The capture is over: nothing else writes from here on, and numbers that grow old are taken away.
     pub(super) fn end_life(&mut self) {
         self.life.notify.say(format_args!("STOPPING=1"));
-        if let Some((work, child)) = self.life.child.take() {
-            // A report that is being written is about to be written anew; one that failed is not news.
-            let _ = (work, child.end());
+        if let Some((_, child)) = self.life.child.take() {
+            child.end(); // a report that is being written is about to be written anew
         }
         if let Some(numbers) = &self.life.numbers {
             numbers.remove();
