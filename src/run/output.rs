@@ -6,7 +6,7 @@ use super::growing::{Growing, GrowingFile};
 use crate::cli::{Output, Rotate};
 use crate::error::{Error, Result};
 use crate::sys::clock;
-use crate::sys::place::{Draft, Place, Unfit, is_not_a_file};
+use crate::sys::place::{Draft, Place, Unfit};
 use crate::sys::signal::{Signals, wait};
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, fstat};
@@ -37,27 +37,26 @@ impl Destination {
             return Ok(Destination::Stdout);
         };
         let doing = format!("opening {} for the report", path.display());
-        let refused = |unfit: Unfit| Error::failed(&doing, unfit.cause, unfit.advice);
-        let place = Place::find(path).map_err(refused)?;
-        let advice = "name another file with -o; - is stdout";
-        match place.kind() {
-            Ok(Some(FileType::CharacterDevice)) => {
-                let device = place.open_device().map_err(refused)?;
-                return Ok(Destination::Device(device, place.shown().to_owned()));
+        let unfit = |unfit: Unfit| {
+            let advice = match unfit.advice {
+                "" => "use -o - and redirect".to_owned(),
+                advice => format!("{advice}, or use -o - and redirect"),
+            };
+            Error::failed(&doing, unfit.cause, &advice)
+        };
+        let failed = |error: io::Error| Error::failed(&doing, error, "name another file with -o");
+        let place = Place::find(path).map_err(unfit)?;
+        match place.kind().map_err(failed)? {
+            None | Some(FileType::RegularFile) => {
+                place.try_folder().map_err(failed)?;
+                Ok(Destination::File(place))
             }
-            Ok(kind) => {
-                if let Some(cause) = kind.and_then(is_not_a_file) {
-                    return Err(Error::failed(doing, cause, advice));
-                }
+            Some(FileType::CharacterDevice) => {
+                let device = place.open_device().map_err(unfit)?;
+                Ok(Destination::Device(device, place.shown().to_owned()))
             }
-            Err(error) => return Err(Error::failed(doing, error, advice)),
+            Some(kind) => Err(unfit(Unfit::in_the_way(kind))),
         }
-        let tried = place.try_folder();
-        tried.map_err(|error| {
-            let doing = format!("writing the report to {}", place.shown());
-            Error::failed(doing, error, advice)
-        })?;
-        Ok(Destination::File(place))
     }
 
     /// What the messages call it; the seed says STDOUT.

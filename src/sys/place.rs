@@ -24,8 +24,8 @@ use std::path::Path;
 /// Others may make and remove the file while we open it, but not for ever.
 const ATTEMPTS: usize = 100;
 
-const NAME_ANOTHER: &str = "name a file in a folder of root's";
-const REMOVE_IT: &str = "remove it, or name another file";
+const ANOTHER_FOLDER: &str = "name a file in a folder of root's";
+const ANOTHER_FILE: &str = "name another file";
 
 /// What root alone may write or read.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -53,6 +53,16 @@ impl Unfit {
             cause: cause.into(),
             advice,
         }
+    }
+
+    /// There is something that is not a file.
+    pub fn in_the_way(kind: FileType) -> Unfit {
+        let cause = match kind {
+            FileType::Directory => "it is a directory",
+            FileType::Symlink => "it is a symbolic link, which is never written through",
+            _ => "it is neither a file nor a device",
+        };
+        Unfit::new(cause, ANOTHER_FILE)
     }
 
     fn errno(what: &impl fmt::Display, errno: Errno, advice: &'static str) -> Unfit {
@@ -155,7 +165,7 @@ impl Place {
         .map_err(refused)?;
         let kind = fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if kind.map_err(refused)? != FileType::CharacterDevice {
-            return Err(Unfit::new("it is not a device", REMOVE_IT));
+            return Err(Unfit::new("it is not a device", ANOTHER_FILE));
         }
         let blocking = fcntl_getfl(&fd).map_err(refused)? - OFlags::NONBLOCK;
         fcntl_setfl(&fd, blocking).map_err(refused)?;
@@ -224,11 +234,13 @@ impl Place {
             }
             match self.create(&self.name, access) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                result => return result.map_err(|error| Unfit::new(error.to_string(), "")),
+                result => {
+                    return result.map_err(|error| Unfit::new(error.to_string(), ANOTHER_FOLDER));
+                }
             }
         }
         let cause = "somebody makes and removes it again and again";
-        Err(Unfit::new(cause, "name another file"))
+        Err(Unfit::new(cause, ANOTHER_FILE))
     }
 
     fn open(&self, access: OFlags) -> Result<Option<File>, Unfit> {
@@ -243,8 +255,12 @@ impl Place {
         if stat.st_nlink == 0 {
             return Ok(None); // removed just now
         }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(Unfit::in_the_way(kind));
+        }
         match way::Trust::of_this_process().against_file(&stat) {
-            Some(why) => Err(Unfit::new(why, REMOVE_IT)),
+            Some(why) => Err(Unfit::new(why, ANOTHER_FILE)),
             None => Ok(Some(File::from(fd))),
         }
     }
@@ -252,10 +268,8 @@ impl Place {
     /// What there is says more than that it cannot be opened.
     fn refused(&self, errno: Errno) -> Unfit {
         match self.kind() {
-            Ok(Some(kind)) if is_not_a_file(kind).is_some() => {
-                Unfit::new(is_not_a_file(kind).unwrap_or_default(), REMOVE_IT)
-            }
-            _ => Unfit::new(io::Error::from(errno).to_string(), ""),
+            Ok(Some(kind)) if kind != FileType::RegularFile => Unfit::in_the_way(kind),
+            _ => Unfit::new(io::Error::from(errno).to_string(), ANOTHER_FOLDER),
         }
     }
 
@@ -290,16 +304,6 @@ impl Place {
 /// How to open what may be anything: a pipe would have us wait for its other end.
 fn flags(access: OFlags) -> OFlags {
     access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
-}
-
-/// What is in the way of a file, if anything; a device is not one, either.
-pub fn is_not_a_file(kind: FileType) -> Option<&'static str> {
-    match kind {
-        FileType::RegularFile => None,
-        FileType::Directory => Some("it is a directory"),
-        FileType::Symlink => Some("it is a symbolic link, which is never written through"),
-        _ => Some("it is neither a file nor a device"),
-    }
 }
 
 /// A file beside its target; removed when dropped.

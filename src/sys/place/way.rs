@@ -1,7 +1,7 @@
 //! The way to a folder, step by step, each folder held open: what was looked at is what is used,
 //! however fast somebody puts other things in its place.
 
-use super::{NAME_ANOTHER, Unfit, is_not_a_file};
+use super::{ANOTHER_FOLDER, Unfit};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, Stat, fgetxattr_query, fstat, openat, readlinkat, statat,
 };
@@ -43,7 +43,7 @@ pub(super) fn walk(path: &Path) -> Result<OwnedFd, Unfit> {
             Entered::Link(target) => {
                 links += 1;
                 if links > LINKS_MAX {
-                    return Err(Unfit::errno(&path.display(), Errno::LOOP, NAME_ANOTHER));
+                    return Err(Unfit::errno(&path.display(), Errno::LOOP, ANOTHER_FOLDER));
                 }
                 if target.is_absolute() {
                     at = Folder::root(&trust)?;
@@ -92,7 +92,7 @@ impl Folder {
         if let Some(why) = trust.against_folder(&stat, || has_access_list(&fd)) {
             return Err(Unfit::new(
                 format!("{} {why}", shown.display()),
-                NAME_ANOTHER,
+                ANOTHER_FOLDER,
             ));
         }
         let others = Mode::WGRP | Mode::WOTH;
@@ -122,7 +122,7 @@ impl Folder {
         if let Some(why) = trust.against_link(&stat, self.is_shared) {
             return Err(Unfit::new(
                 format!("{} {why}", shown.display()),
-                NAME_ANOTHER,
+                ANOTHER_FOLDER,
             ));
         }
         let target = readlinkat(&fd, "", Vec::new()).map_err(fail)?;
@@ -208,13 +208,11 @@ impl Trust {
         }
     }
 
-    /// Why a file that is there is not one that we write on.
+    /// Why a plain file that is there is not one that we write on.
     pub(super) fn against_file(&self, stat: &Stat) -> Option<String> {
         let mode = Mode::from_raw_mode(stat.st_mode);
         let user = stat.st_uid;
-        if let Some(why) = is_not_a_file(FileType::from_raw_mode(stat.st_mode)) {
-            Some(why.to_owned())
-        } else if user != 0 && user != self.own {
+        if user != 0 && user != self.own {
             Some(format!("it belongs to user {user}"))
         } else if stat.st_nlink > 1 {
             Some("it has another name, too (a hard link)".to_owned())
