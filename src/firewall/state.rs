@@ -9,11 +9,11 @@ use super::legacy::{Chain, Purpose};
 use super::nf_log::LogBinding;
 use crate::error::{Error, Result};
 use crate::sys::machine;
+use crate::sys::place::Place;
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
 
 /// Something to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl fmt::Display for Leftover {
 /// The file of the namespace that we are in.
 #[derive(Debug)]
 pub struct StateFile {
-    path: PathBuf,
+    place: Place,
 }
 
 impl StateFile {
@@ -69,29 +69,23 @@ impl StateFile {
     pub fn of_this_namespace() -> io::Result<StateFile> {
         let namespace = fs::metadata("/proc/self/ns/net")?.ino();
         Ok(StateFile {
-            path: PathBuf::from(format!("/run/conntracker-{namespace}.state")),
+            place: Place::in_run(&format!("conntracker-{namespace}.state"))?,
         })
     }
 
     /// What was written down and not removed.
     pub fn read(&self) -> io::Result<Vec<Leftover>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.path);
-        match file.and_then(io::read_to_string) {
-            Ok(text) => {
-                let mut lines = text.lines();
-                let this_boot = lines.next().is_some_and(|boot| boot == boot_id());
-                Ok(if this_boot {
-                    lines.filter_map(parse).collect()
-                } else {
-                    Vec::new()
-                })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+        let Some(file) = self.place.open_to_read()? else {
+            return Ok(Vec::new());
+        };
+        let text = io::read_to_string(file)?;
+        let mut lines = text.lines();
+        let this_boot = lines.next().is_some_and(|boot| boot == boot_id());
+        Ok(if this_boot {
+            lines.filter_map(parse).collect()
+        } else {
+            Vec::new()
+        })
     }
 
     /// Writes down what is about to be made, besides what is written down already.
@@ -115,22 +109,15 @@ impl StateFile {
     /// Nothing but these is left to remove. Whoever reads the file sees all of it, or that of before.
     pub fn replace(&self, leftovers: &[Leftover]) -> io::Result<()> {
         if leftovers.is_empty() {
-            return match fs::remove_file(&self.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                result => result,
-            };
+            return self.place.remove();
         }
         let lines: Vec<String> = leftovers.iter().map(line).collect();
-        let draft = self.path.with_extension("draft");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&draft)?;
+        // Always the same name, so that those of a hundred killed runs do not pile up.
+        let draft = self.place.beside(".draft")?;
+        draft.remove()?;
+        let mut file = draft.create_new()?;
         file.write_all(format!("{}\n{}\n", boot_id(), lines.join("\n")).as_bytes())?;
-        fs::rename(&draft, &self.path)
+        draft.move_to(&self.place)
     }
 }
 
@@ -231,7 +218,8 @@ mod tests {
     fn lines_come_and_go_one_by_one() {
         let name = format!("conntracker-state-test-{}.state", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let file = StateFile { path: path.clone() };
+        let place = Place::find(&path).unwrap();
+        let file = StateFile { place };
         let all = some_of_each();
         let (first, rest) = all.split_at(2);
         file.add(first).unwrap();
@@ -244,9 +232,17 @@ mod tests {
         fs::write(&path, "another boot\nnft-table 1\n").unwrap();
         assert!(file.read().unwrap().is_empty());
         file.replace(&[]).unwrap();
-        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        let link = |name| std::os::unix::fs::symlink("/etc/hostname", name).unwrap();
+        link(&path);
         assert!(file.read().is_err() && file.add(first).is_err());
         file.replace(&[]).unwrap();
+        let hostname = fs::read("/etc/hostname").unwrap();
+        link(&path.with_extension("state.draft"));
+        file.add(first).unwrap();
+        assert_eq!(file.read().unwrap(), first);
+        assert_eq!(fs::read("/etc/hostname").unwrap(), hostname);
+        file.replace(&[]).unwrap();
+        assert!(!path.with_extension("state.draft").exists());
     }
 
     #[test]

@@ -12,10 +12,9 @@ use crate::error::{Error, Result};
 use crate::event::DumpPass;
 use crate::limits::{DUMP_DATAGRAM_LEN, RECORD_LEN_MAX};
 use crate::sys::machine;
-use std::fs::OpenOptions;
+use crate::sys::place::Place;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"CTRECORD";
 const VERSION: u16 = 1;
@@ -39,14 +38,14 @@ const FLAG_NETNS: u8 = 2;
 #[derive(Debug)]
 pub struct Recorder {
     file: BufWriter<std::fs::File>,
-    path: PathBuf,
+    place: Place,
     used: bool,
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        if !self.used {
-            let _ = std::fs::remove_file(&self.path); // the capture did not begin
+        if !self.used && self.place.holds(self.file.get_ref()) {
+            let _ = self.place.remove(); // the capture did not begin
         }
     }
 }
@@ -55,22 +54,18 @@ impl Recorder {
     /// Creates the file; one that is there already is not overwritten.
     pub fn create(path: &Path) -> Result<Recorder> {
         let doing = || format!("creating the recording {}", path.display());
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(|error| {
-                Error::failed(
-                    doing(),
-                    error,
-                    "name a file that does not exist yet, in a folder that does",
-                )
-            })?;
+        let place =
+            Place::find(path).map_err(|unfit| Error::failed(doing(), unfit.cause, unfit.advice))?;
+        let file = place.create_new().map_err(|error| {
+            Error::failed(
+                doing(),
+                error,
+                "name a file that does not exist yet, in a folder that does",
+            )
+        })?;
         let mut recorder = Recorder {
             file: BufWriter::with_capacity(64 << 10, file),
-            path: path.to_owned(),
+            place,
             used: false,
         };
         recorder
