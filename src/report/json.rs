@@ -1,11 +1,10 @@
 //! JSON Lines: one object a flow, and one `stats` object at the end. The README has the schema;
 //! `"v"` changes when a field changes its meaning or goes away.
 
-use super::Shown;
 use super::number::{address, decimal};
 use super::summary::{Owning, Summary, Tracing};
 use super::time::rfc3339;
-use super::{owner, way};
+use super::{Shown, owner, steers, way};
 use crate::counters::Counters;
 use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
@@ -358,10 +357,11 @@ fn string(out: &mut Vec<u8>, value: &str) {
     for character in value.chars() {
         match character {
             '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
-            _ if character.is_control() => {
-                // All of them are below U+00A0.
-                let (high, low) = (character as usize >> 4, character as usize & 15);
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[high], HEX[low]]);
+            _ if steers(character) => {
+                // All of them are below U+10000.
+                let digit = |shift: u32| HEX[(character as usize >> shift) & 15];
+                out.extend_from_slice(b"\\u");
+                out.extend([12, 8, 4, 0].map(digit));
             }
             _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
@@ -372,12 +372,23 @@ fn string(out: &mut Vec<u8>, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::json_value::Value;
 
     #[test]
     fn strings_cannot_end_early_or_hide_control_characters() {
         let mut out = Vec::new();
         string(&mut out, "a\"b\\c\x1b[2J\n\x7f\u{9b}2J");
         assert_eq!(out, br#""a\"b\\c\u001b[2J\u000a\u007f\u009b2J""#);
+        for code in (0..0xa0).chain(0x600..0x620).chain(0x2000..0x2070) {
+            let text = format!("a{}b", char::from_u32(code).unwrap());
+            let mut out = Vec::new();
+            string(&mut out, &text);
+            assert_eq!(Value::parse(&out), Ok(Value::String(text)));
+            assert!(
+                !String::from_utf8(out).unwrap().contains(steers),
+                "{code:x}"
+            );
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub fn write_end(summary: &Summary<'_>, format: Format, out: &mut Vec<u8>) {
 /// Appends text that a stranger may have chosen: nothing in it reaches a terminal as a command.
 fn escaped(out: &mut Vec<u8>, text: &str) {
     for character in text.chars() {
-        if character.is_control() || turns_text(character) {
+        if steers(character) {
             out.extend(character.escape_default().map(|character| character as u8));
         } else {
             out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -118,12 +118,14 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Whether a terminal may show what follows in another order, or on another line.
-fn turns_text(character: char) -> bool {
-    matches!(
+/// Whether a terminal may take a character for a command, or show what follows in another order or
+/// on another line.
+pub fn steers(character: char) -> bool {
+    let turns_text = matches!(
         character,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    )
+    );
+    turns_text || character.is_control()
 }
 
 fn hand_on(block: &mut Vec<u8>, limit: usize, out: &mut impl Write) -> io::Result<()> {
@@ -132,4 +134,37 @@ fn hand_on(block: &mut Vec<u8>, limit: usize, out: &mut impl Write) -> io::Resul
         block.clear();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_does_not_steer_the_terminal() {
+        let turning = (0x200e..=0x200f)
+            .chain(0x2028..=0x202e)
+            .chain(0x2066..=0x2069);
+        for code in (0..0x20).chain(0x7f..0xa0).chain([0x61c]).chain(turning) {
+            let character = char::from_u32(code).unwrap();
+            let mut out = Vec::new();
+            escaped(&mut out, &format!("a{character}b"));
+            let text = String::from_utf8(out).unwrap();
+            assert!(
+                text.is_ascii() && !text.contains(char::is_control),
+                "{text:?}"
+            );
+            assert!(text.starts_with("a\\") && text.ends_with('b'), "{text:?}");
+        }
+        for text in [
+            "a b~",
+            "\u{a0}",
+            "\u{61b}\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}",
+            "\u{fffd}\u{1f9f1}",
+        ] {
+            let mut out = Vec::new();
+            escaped(&mut out, text);
+            assert_eq!(out, text.as_bytes());
+        }
+    }
 }

@@ -32,7 +32,7 @@ use crate::sys::signal::{Asked, Signals, wait};
 use crate::sys::{alloc, clock};
 use crate::wire::kernel::{AF_INET, AF_INET6, AF_UNSPEC};
 use rustix::event::PollFlags;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 mod life;
@@ -532,10 +532,9 @@ pub(super) fn say(destination: &Destination, message: &str) {
         return log::line(format_args!("{message}"));
     }
     let _ = if destination.is_stdout() {
-        writeln!(io::stderr().lock(), "{message}")
+        log::write_line(io::stderr().lock(), format_args!("{message}"))
     } else {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{message}").and_then(|()| out.flush())
+        log::write_line(io::stdout().lock(), format_args!("{message}"))
     };
 }
 
