@@ -9,11 +9,15 @@ use super::Removal;
 use super::instrument;
 use super::legacy::Chain;
 use super::nft::{self, Table};
+use super::prospect::{Basis, Prospect};
 use super::state::{self, Leftover, StateFile};
-use super::usage::usage;
+use super::usage::{Usage, usage};
 use super::watchdog::Watchdog;
 use crate::error::{Error, Result};
+use crate::sys::machine;
+use crate::sys::modules::{NF_TABLES, Presence};
 use crate::wire::kernel::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6};
+use std::{fmt, io};
 
 /// How conntrack is switched on where no rule uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,10 +125,20 @@ fn remove(leftover: &Leftover) -> Result<Removal> {
 /// Which families no rule uses conntrack for. `ipv6` limits the question to one family; `how` says
 /// whether nf_tables may come into play.
 pub fn idle(how: Activation, ipv6: Option<bool>) -> Idle {
-    let usage = usage(matches!(how, Activation::Auto | Activation::Nft));
-    Idle {
-        ipv4: !usage.ipv4 && ipv6 != Some(true),
-        ipv6: !usage.ipv6 && ipv6 != Some(false),
+    Idle::of(usage(how.asks_nft()), ipv6)
+}
+
+/// The same, where nothing may be loaded by the question.
+pub fn idle_as_it_is(ipv6: Option<bool>) -> Idle {
+    Idle::of(usage(false), ipv6)
+}
+
+impl Idle {
+    fn of(usage: Usage, ipv6: Option<bool>) -> Idle {
+        Idle {
+            ipv4: !usage.ipv4 && ipv6 != Some(true),
+            ipv6: !usage.ipv6 && ipv6 != Some(false),
+        }
     }
 }
 
@@ -139,35 +153,26 @@ pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
         ));
     };
     if how == Activation::Off {
-        let line = format!(
-            "conntrack is not active for {families} in this namespace (no rule uses it), and --activate off leaves it so"
-        );
+        let line = format!("{}, and --activate off leaves it so", idle.is_told());
         let mut off = Activated::new("off", line, Vec::new(), Vec::new());
         off.left_idle = idle;
         return Ok(off);
     }
     let mut refusals = Vec::new();
-    if matches!(how, Activation::Auto | Activation::Nft) {
-        match with_nft(idle, families) {
+    for way in how.ways() {
+        let activated = match way {
+            Way::Nft => with_nft(idle),
+            Way::Legacy => with_legacy(idle),
+        };
+        match activated {
             Ok(activated) => return Ok(activated),
             Err(error) => refusals.push(error.to_string()),
         }
     }
-    if matches!(how, Activation::Auto | Activation::Legacy) {
-        match with_legacy(idle, families) {
-            Ok(activated) => return Ok(activated),
-            Err(error) => refusals.push(error.to_string()),
-        }
+    if how != Activation::Auto {
+        return Err(refused(families, &refusals));
     }
     let refusals = refusals.join("; ");
-    if how != Activation::Auto {
-        let doing = format!("switching conntrack on for {families}");
-        return Err(Error::failed(
-            doing,
-            refusals,
-            "--activate off captures without",
-        ));
-    }
     // What is not a rule may use conntrack: a capture that might see something beats none.
     let line = format!(
         "conntrack may not be active for {families}, and could not be switched on: {refusals}"
@@ -180,7 +185,81 @@ pub fn activate(how: Activation, idle: Idle) -> Result<Activated> {
     Ok(none)
 }
 
+/// What `activate` would come to; fails where that would. Loads nothing and changes nothing.
+pub fn prospect(how: Activation, idle: Idle) -> Result<Prospect> {
+    let Some(families) = idle.name() else {
+        return Ok(Prospect::of("active", Basis::Given));
+    };
+    if how == Activation::Off {
+        return Ok(Prospect::of("off", Basis::Given));
+    }
+    let mut refusals = Vec::new();
+    for way in how.ways() {
+        let prospect = match way {
+            Way::Nft => prospect_of_nft(idle),
+            Way::Legacy => prospect_of_legacy(idle),
+        };
+        match prospect {
+            Ok(prospect) => {
+                return Ok(Prospect {
+                    refused: refusals,
+                    ..prospect
+                });
+            }
+            Err(error) => refusals.push(error.to_string()),
+        }
+    }
+    if how != Activation::Auto {
+        return Err(refused(families, &refusals));
+    }
+    Ok(Prospect {
+        refused: refusals,
+        ..Prospect::of("none", Basis::Expected)
+    })
+}
+
+fn refused(families: &str, refusals: &[String]) -> Error {
+    let doing = format!("switching conntrack on for {families}");
+    let advice = "--activate off captures without";
+    Error::failed(doing, refusals.join("; "), advice)
+}
+
+/// A rung that something has to be made for.
+#[derive(Clone, Copy)]
+enum Way {
+    /// A table, owned where the kernel can do that.
+    Nft,
+    Legacy,
+}
+
+impl Activation {
+    /// What is tried, the best first.
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Activation::Auto => &[Way::Nft, Way::Legacy],
+            Activation::Nft => &[Way::Nft],
+            Activation::Legacy => &[Way::Legacy],
+            Activation::Off => &[],
+        }
+    }
+
+    /// Whether nf_tables would be asked, which loads it.
+    pub fn asks_nft(self) -> bool {
+        matches!(self, Activation::Auto | Activation::Nft)
+    }
+}
+
 impl Idle {
+    /// As a sentence.
+    pub fn is_told(self) -> String {
+        match self.name() {
+            Some(families) => format!(
+                "conntrack is not active for {families} in this namespace (no rule uses it)"
+            ),
+            None => "conntrack is active".to_owned(),
+        }
+    }
+
     /// Whether a family is idle that was not before.
     pub fn is_beyond(self, before: Idle) -> bool {
         (self.ipv4 && !before.ipv4) || (self.ipv6 && !before.ipv6)
@@ -195,6 +274,17 @@ impl Idle {
         }
     }
 
+    fn switched_on(self, by: &str) -> String {
+        let families = self.name().unwrap_or("nothing");
+        format!(
+            "conntrack was not active for {families} in this namespace (no rule uses it): switched on by {by}"
+        )
+    }
+
+    fn nft_table(self) -> String {
+        format!("{} {}", self.nft_family().1, nft::TABLE)
+    }
+
     /// The table family that covers it, and what nft calls that.
     fn nft_family(self) -> (u8, &'static str) {
         match (self.ipv4, self.ipv6) {
@@ -205,28 +295,26 @@ impl Idle {
     }
 }
 
-fn with_nft(idle: Idle, families: &str) -> Result<Activated> {
-    let (family, family_name) = idle.nft_family();
-    let table = format!("{family_name} {}", nft::TABLE);
-    let log_line = |who: &str| {
-        format!(
-            "conntrack was not active for {families} in this namespace (no rule uses it): \
-             switched on by nf_tables table {table} ({who})"
-        )
-    };
+/// A kernel before 5.12 does not know the owner flag.
+fn knows_no_owner(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
+}
+
+fn with_nft(idle: Idle) -> Result<Activated> {
+    let (family, _) = idle.nft_family();
+    let table = idle.nft_table();
+    let log_line = |who: &str| idle.switched_on(&format!("nf_tables table {table} ({who})"));
     let failed = |error| Error::failed(format_args!("creating nf_tables table {table}"), error, "");
     match Table::create(family, true) {
         Ok(table) => {
-            let who = "owned: the kernel removes it when this process ends";
             return Ok(Activated::new(
                 "nft-owned",
-                log_line(who),
+                log_line(OWNED),
                 vec![Undo::Table(table)],
                 Vec::new(),
             ));
         }
-        // A kernel before 5.12 does not know the owner flag.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {}
+        Err(error) if knows_no_owner(&error) => {}
         Err(error) => return Err(failed(error)),
     }
     let written_down = vec![Leftover::NftTable(family)];
@@ -245,25 +333,76 @@ fn with_nft(idle: Idle, families: &str) -> Result<Activated> {
     }
 }
 
-fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
+/// The same as `with_nft` without making a table. Where nf_tables is no part of the kernel yet, asking
+/// would load it, so that its version must do.
+fn prospect_of_nft(idle: Idle) -> Result<Prospect> {
+    let (family, _) = idle.nft_family();
+    let table = idle.nft_table();
+    let doing = format!("creating nf_tables table {table}");
+    let failed = |cause: &dyn fmt::Display| Error::failed(&doing, cause, "");
+    let knows_owners = machine::is_linux(5, 12);
+    let (owned, basis) = match NF_TABLES.presence() {
+        Presence::Absent => return Err(failed(&"this kernel has no nf_tables")),
+        Presence::There if knows_owners => match Table::could_be_made(family, nft::TABLE, true) {
+            Ok(()) => (true, Basis::Tried),
+            Err(error) if knows_no_owner(&error) => (false, Basis::Expected),
+            Err(_) if state::is_written_down(&Leftover::NftTable(family)) => {
+                (true, Basis::Expected)
+            }
+            Err(error) => return Err(failed(&error)),
+        },
+        _ => (knows_owners, Basis::Expected),
+    };
+    let (rung, who) = if owned {
+        ("nft-owned", OWNED)
+    } else {
+        ("nft", LATER)
+    };
+    let mut prospect = Prospect::of(rung, basis);
+    if !owned {
+        prospect
+            .deeds
+            .push(state::told(&Leftover::NftTable(family)));
+    }
+    let contents = "a chain that no packet passes, with one rule that refers to conntrack";
+    let deed = format!("switch conntrack on by nf_tables table {table}: {contents}");
+    prospect.deeds.push(deed);
+    prospect
+        .undoing
+        .push(format!("nf_tables table {table}: {who}"));
+    Ok(prospect)
+}
+
+/// The places for our chains in the legacy tables.
+fn places(idle: Idle) -> Result<Vec<Chain>> {
     let wanted = [(idle.ipv4, false), (idle.ipv6, true)]
         .into_iter()
         .filter(|(idle, _)| *idle);
-    let chains = wanted
-        .map(|(_, ipv6)| Chain::place(ipv6))
-        .collect::<Result<Vec<Chain>>>()?;
+    wanted.map(|(_, ipv6)| Chain::place(ipv6)).collect()
+}
+
+fn prospect_of_legacy(idle: Idle) -> Result<Prospect> {
+    let mut prospect = Prospect::of("legacy", Basis::Expected);
+    for chain in places(idle)? {
+        chain.could_be_made()?;
+        prospect.foresee_chain(chain, LATER);
+    }
+    Ok(prospect)
+}
+
+fn with_legacy(idle: Idle) -> Result<Activated> {
+    let chains = places(idle)?;
     let leftovers: Vec<Leftover> = chains.iter().cloned().map(Leftover::LegacyChain).collect();
     let family = |chain: &Chain| if chain.ipv6 { "IPv6" } else { "IPv4" };
     let tables: Vec<String> = chains
         .iter()
         .map(|chain| format!("{} {}", family(chain), chain.table))
         .collect();
-    let log_line = format!(
-        "conntrack was not active for {families} in this namespace (no rule uses it): \
-         switched on by chain {} in legacy table {} ({LATER})",
+    let log_line = idle.switched_on(&format!(
+        "chain {} in legacy table {} ({LATER})",
         super::legacy::CHAIN,
         tables.join(" and ")
-    );
+    ));
     state::write_down(&leftovers)?;
     let mut activated = Activated::new("legacy", log_line, Vec::new(), leftovers);
     for chain in chains {
@@ -283,7 +422,9 @@ fn with_legacy(idle: Idle, families: &str) -> Result<Activated> {
     Ok(activated)
 }
 
-/// What the log says of a rung that the kernel does not undo by itself.
+/// What the log says of a rung that the kernel undoes by itself,
+const OWNED: &str = "owned: the kernel removes it when this process ends";
+/// and of one that it does not.
 const LATER: &str = "removed at the end; after a kill -9, by the next start";
 
 impl Activated {

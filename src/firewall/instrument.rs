@@ -6,7 +6,10 @@
 //! start: where the lines go, then what makes packets traced, then the ears; at the end the other way
 //! round, so that no line ever falls into somebody's log.
 
+mod prospect;
 pub mod ruleset;
+
+pub use prospect::{TraceProspect, prospect};
 
 use super::Removal;
 use super::legacy::{self, Chain};
@@ -85,16 +88,23 @@ pub struct Instrument {
     still_traces: bool,
 }
 
-impl Instrument {
-    /// Begins to trace. Fails only where one way was asked for, and does not work; else the worst is
-    /// the rung `none`.
-    pub fn start(wishes: &Wishes) -> Result<Instrument> {
-        let (nft, legacy): (&[bool], bool) = match wishes.rung {
+impl Rung {
+    /// What is tried, the best first: tables of nf_tables, owned or not, and whether a legacy chain is.
+    fn ways(self) -> (&'static [bool], bool) {
+        match self {
             Rung::Auto => (&[true, false], true),
             Rung::NftOwned => (&[true], false),
             Rung::Nft => (&[false], false),
             Rung::Legacy => (&[], true),
-        };
+        }
+    }
+}
+
+impl Instrument {
+    /// Begins to trace. Fails only where one way was asked for, and does not work; else the worst is
+    /// the rung `none`.
+    pub fn start(wishes: &Wishes) -> Result<Instrument> {
+        let (nft, legacy) = wishes.rung.ways();
         let mut refusals = Vec::new();
         if !nft.is_empty() {
             match Instrument::with_nft(wishes, nft) {
@@ -113,9 +123,7 @@ impl Instrument {
             }
         }
         if wishes.rung != Rung::Auto {
-            let advice = "--trace-rung auto takes what works";
-            let refusals = refusals.join("; ");
-            return Err(Error::failed("making packets traced", refusals, advice));
+            return Err(refused(&refusals));
         }
         let mut none = Instrument::silent("none");
         none.why_not = joined(refusals);
@@ -194,9 +202,7 @@ impl Instrument {
         if machine::has_nf_tables() {
             instrument.nft = nft_ears().ok();
             if nft::any_rule() {
-                refusals.push(
-                    "nf_tables tells of its rules only while one of them sets nftrace".to_owned(),
-                );
+                refusals.push(UNTOLD.to_owned());
             }
         }
         instrument.why_not = joined(refusals);
@@ -347,17 +353,36 @@ fn table(wishes: &Wishes, owned: bool) -> std::result::Result<Table, String> {
     if !owned {
         let _ = state::cross_out(&written_down); // nothing was made
     }
-    let kind = if owned { "an owned" } else { "a plain" };
+    Err(no_table(owned, refusal.as_ref()))
+}
+
+const NO_NFT: &str = "this kernel has no nf_tables, or not all of it";
+const UNTOLD: &str = "nf_tables tells of its rules only while one of them sets nftrace";
+
+/// Why there is no table, for people.
+fn no_table(owned: bool, refusal: Option<&io::Error>) -> String {
     let why = match refusal {
         Some(error) => match error.raw_os_error() {
             Some(libc::EEXIST) => "there is one already, which is not ours".to_owned(),
-            Some(libc::EINVAL) if owned => "this kernel cannot (Linux 5.12 can)".to_owned(),
-            Some(libc::EOPNOTSUPP) => "this kernel has no nf_tables, or not all of it".to_owned(),
+            Some(libc::EINVAL) if owned => TOO_OLD.to_owned(),
+            Some(libc::EOPNOTSUPP) => NO_NFT.to_owned(),
             _ => error.to_string(),
         },
         None => "no form of it".to_owned(),
     };
-    Err(format!("making {kind} nf_tables table {TABLE}: {why}"))
+    making(owned, &why)
+}
+
+const TOO_OLD: &str = "this kernel cannot (Linux 5.12 can)";
+
+fn making(owned: bool, why: &str) -> String {
+    let kind = if owned { "an owned" } else { "a plain" };
+    format!("making {kind} nf_tables table {TABLE}: {why}")
+}
+
+fn refused(refusals: &[String]) -> Error {
+    let advice = "--trace-rung auto takes what works";
+    Error::failed("making packets traced", refusals.join("; "), advice)
 }
 
 /// Hears of traced packets and of changes of rules: only now, after our own.

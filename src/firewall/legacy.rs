@@ -3,11 +3,15 @@
 //! is enough. To make packets traced, the chains that packets enter raw by jump to it.
 
 use super::Removal;
+use super::state::{self, Leftover};
 use super::watchdog::{self, Errand};
 use crate::error::{Error, Result};
 use crate::limits::{TRACE_KEY_TIMEOUT_MS, TRACE_RATE_LEGACY_MAX};
 use crate::sys::clock;
+use crate::sys::modules::{IP6TABLE_RAW, IPTABLE_RAW, Presence};
+use crate::sys::rights::{self, Right};
 use crate::sys::xtables;
+use crate::wire::xtables::chains::{Hooks, Places};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io::{self, Read};
@@ -183,6 +187,43 @@ impl Chain {
     /// Whether there is a chain of that name, whoever made it.
     pub fn exists(&self) -> Result<bool> {
         Ok(self.listing()?.is_some())
+    }
+
+    /// Whether it could be made, as far as that can be seen without running the program on the table,
+    /// which would load it.
+    pub fn could_be_made(&self) -> Result<()> {
+        let chain = self.purpose.chain();
+        let doing = format_args!("making chain {chain} in the legacy table {}", self.table);
+        let rights = rights::missing(&[Right::NetAdmin, Right::NetRaw]);
+        if !rights.is_empty() {
+            let cause = format!("it needs {}", rights.join(" and "));
+            return Err(Error::failed(doing, cause, "run it as root"));
+        }
+        if xtables::loaded_tables(self.ipv6).contains(&self.table) {
+            let Ok(table) = xtables::table(self.ipv6, &self.table) else {
+                return Ok(()); // the program reads it in its own way
+            };
+            let hooks = Hooks {
+                valid: table.valid_hooks,
+                entry: table.hook_entry,
+                underflow: table.underflow,
+            };
+            let mut places = Places::new(&table.entries, self.ipv6, hooks).flatten();
+            let is_left = state::is_written_down(&Leftover::LegacyChain(self.clone()));
+            if !is_left && places.any(|place| place.chain.name == chain.as_bytes()) {
+                let cause = "there is one already, which is not ours";
+                return Err(Error::failed(doing, cause, ""));
+            }
+            return Ok(());
+        }
+        let raw = [IPTABLE_RAW, IP6TABLE_RAW][usize::from(self.ipv6)];
+        match raw.presence() {
+            Presence::Absent => {
+                let cause = format!("this kernel has no {}", raw.module);
+                Err(Error::failed(doing, cause, ""))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the chain and its rule. After an error `remove` removes what was made of it.

@@ -7,6 +7,7 @@ pub mod legacy_rules;
 pub mod nf_log;
 pub mod nft;
 pub mod nft_rule;
+pub mod prospect;
 pub mod rules;
 pub mod ruleset;
 pub mod state;

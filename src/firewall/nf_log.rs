@@ -13,6 +13,7 @@ use super::state::{self, Leftover};
 use crate::error::Error;
 use crate::limits::TRACE_LOG_COPY_LEN;
 use crate::sys::machine;
+use crate::sys::modules::{NFLOG, Presence};
 use crate::sys::netlink::Socket;
 use crate::wire::kernel::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::wire::kernel_trace::{NFULNL_CFG_F_CONNTRACK, NFULNL_CFG_F_SEQ};
@@ -61,6 +62,11 @@ impl LogBinding {
         format!("{} {} {}", self.family, self.old, self.ours)
     }
 
+    /// What the setting was.
+    pub fn old(&self) -> &str {
+        &self.old
+    }
+
     /// Gives the setting back, where it is still ours.
     pub fn restore(&self) -> io::Result<Removal> {
         if setting(self.family).as_deref() != Some(self.ours) {
@@ -88,16 +94,9 @@ pub struct Lines {
 /// Has the lines of the legacy tables that are there sent to a socket, or nowhere. An error says why
 /// neither can be done: then nothing should be traced.
 pub fn listen(ipv4: bool, ipv6: bool) -> Result<Lines, String> {
-    let families: Vec<u8> = [
-        (ipv4, NFPROTO_IPV4, "/proc/net/ip_tables_names"),
-        (ipv6, NFPROTO_IPV6, "/proc/net/ip6_tables_names"),
-    ]
-    .into_iter()
-    .filter(|(wanted, _, listing)| *wanted && Path::new(listing).exists())
-    .map(|(_, family, _)| family)
-    .collect();
+    let families = families(ipv4, ipv6);
     let socket = if families.is_empty() {
-        Err("no legacy tables are loaded".to_owned())
+        Err(NO_TABLES.to_owned())
     } else {
         bound_socket()
     };
@@ -106,13 +105,95 @@ pub fn listen(ipv4: bool, ipv6: bool) -> Result<Lines, String> {
     Ok(Lines { socket, bindings })
 }
 
+const NO_TABLES: &str = "no legacy tables are loaded";
+const NO_NFLOG: &str = "this kernel has no NFLOG";
+
+/// Those of the families that legacy tables are loaded for.
+fn families(ipv4: bool, ipv6: bool) -> Vec<u8> {
+    let all = [
+        (ipv4, NFPROTO_IPV4, "/proc/net/ip_tables_names"),
+        (ipv6, NFPROTO_IPV6, "/proc/net/ip6_tables_names"),
+    ];
+    let wanted = all
+        .into_iter()
+        .filter(|(wanted, _, listing)| *wanted && Path::new(listing).exists());
+    wanted.map(|(_, family, _)| family).collect()
+}
+
+/// What `listen` would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinesProspect {
+    /// Whether the lines would come to us, or why not.
+    pub socket: Result<(), String>,
+    /// The settings that would be changed.
+    pub bindings: Vec<LogBinding>,
+}
+
+/// What `listen` would come to: nothing is bound, set or loaded. `loaded` says that the tables will be
+/// there by then.
+pub fn prospect(ipv4: bool, ipv6: bool, loaded: bool) -> Result<LinesProspect, String> {
+    let families = if loaded {
+        let wanted = [(ipv4, NFPROTO_IPV4), (ipv6, NFPROTO_IPV6)];
+        wanted
+            .iter()
+            .filter(|each| each.0)
+            .map(|each| each.1)
+            .collect()
+    } else {
+        families(ipv4, ipv6)
+    };
+    let socket = if families.is_empty() {
+        Err(NO_TABLES.to_owned())
+    } else if NFLOG.presence() == Presence::Absent {
+        Err(NO_NFLOG.to_owned())
+    } else if groups().is_ok_and(|groups| groups.iter().any(|(group, _)| *group == GROUP)) {
+        Err(taken())
+    } else {
+        Ok(())
+    };
+    let ours = if socket.is_ok() { TO_NFLOG } else { NOWHERE };
+    let bindings = planned(&families, ours)?;
+    Ok(LinesProspect { socket, bindings })
+}
+
+/// The groups of NFLOG that are bound in this namespace, with the port ids of the sockets that have them.
+/// There is no such list where NFLOG is not loaded: then nobody has one.
+pub fn groups() -> io::Result<Vec<(u16, u32)>> {
+    match fs::read_to_string("/proc/net/netfilter/nfnetlink_log") {
+        Ok(list) => Ok(list.lines().filter_map(bound).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Who has the group that we need: the port id of its socket.
+pub fn rival() -> Option<u32> {
+    let groups = groups().unwrap_or_default();
+    let ours = groups.iter().find(|(group, _)| *group == GROUP);
+    ours.map(|(_, port_id)| *port_id)
+}
+
+/// A line of /proc/net/netfilter/nfnetlink_log: group, port id, and how it is set up (net/netfilter/nfnetlink_log.c,
+/// seq_show).
+fn bound(line: &str) -> Option<(u16, u32)> {
+    let mut fields = line.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Where the kernel's own lines go, by family: IPv4 and IPv6.
+pub fn settings() -> [Option<String>; 2] {
+    [NFPROTO_IPV4, NFPROTO_IPV6].map(setting)
+}
+
+fn taken() -> String {
+    format!("NFLOG group {GROUP} is taken by another program (ulogd?)")
+}
+
 /// A socket that gets what is logged to our group. The kernel loads the logger for it.
 fn bound_socket() -> Result<Socket, String> {
     let unbound = |error: io::Error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EBUSY) => {
-            format!("NFLOG group {GROUP} is taken by another program (ulogd?)")
-        }
-        Some(libc::EINVAL | libc::EOPNOTSUPP) => "this kernel has no NFLOG".to_owned(),
+        Some(libc::EPERM | libc::EBUSY) => taken(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => NO_NFLOG.to_owned(),
         _ => format!("binding NFLOG group {GROUP}: {error}"),
     };
     let socket = Socket::open().map_err(unbound)?;
@@ -129,7 +210,8 @@ fn bound_socket() -> Result<Socket, String> {
     Ok(socket)
 }
 
-fn redirect(families: &[u8], ours: &str) -> Result<Vec<LogBinding>, String> {
+/// The settings that have to be changed.
+fn planned(families: &[u8], ours: &str) -> Result<Vec<LogBinding>, String> {
     let mut bindings = Vec::new();
     for family in families {
         let old = setting(*family)
@@ -140,6 +222,11 @@ fn redirect(families: &[u8], ours: &str) -> Result<Vec<LogBinding>, String> {
         let binding = LogBinding::recorded(*family, &old, ours);
         bindings.push(binding.ok_or_else(|| format!("net.netfilter.nf_log.{family} is {old:?}"))?);
     }
+    Ok(bindings)
+}
+
+fn redirect(families: &[u8], ours: &str) -> Result<Vec<LogBinding>, String> {
+    let bindings = planned(families, ours)?;
     let leftovers: Vec<Leftover> = bindings.iter().cloned().map(Leftover::LogBinding).collect();
     if !leftovers.is_empty() {
         state::write_down(&leftovers).map_err(|error| error.to_string())?;
@@ -184,6 +271,20 @@ fn set(family: u8, name: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_read_by_their_number_and_port_id() {
+        // As Linux 6.18 lists them.
+        assert_eq!(
+            bound("    0  27051     1 1     0    100  1"),
+            Some((0, 27051))
+        );
+        assert_eq!(
+            bound("65535 4294963210     0 2 65535    100  1"),
+            Some((65535, 4_294_963_210))
+        );
+        assert_eq!((bound(""), bound("group portid")), (None, None));
+    }
 
     #[test]
     fn only_a_logger_can_have_been_the_setting() {

@@ -11,7 +11,9 @@ use crate::wire::kernel::{
     NLMSG_DONE, NLMSG_ERROR,
 };
 use crate::wire::message::Messages;
-use crate::wire::nftables::{Batch, ct_state, has_expression, rules_request, text_of};
+use crate::wire::nftables::{
+    Batch, ct_state, flowtable, flowtables_request, has_expression, rules_request, text_of,
+};
 use crate::wire::request::Request;
 use rustix::event::PollFlags;
 use std::io;
@@ -61,6 +63,15 @@ impl Table {
             name,
             owned,
         })
+    }
+
+    /// Whether such a table could be made now: the kernel checks that, and makes none. Asks nf_tables,
+    /// which is to be there already.
+    pub fn could_be_made(family: u8, name: &str, owned: bool) -> io::Result<()> {
+        let socket = Socket::open()?;
+        let mut batch = Batch::new(family, name);
+        batch.new_table(if owned { NFT_TABLE_F_OWNER } else { 0 });
+        transact(&socket, batch.unfinished())
     }
 
     /// Whether the kernel removes the table when this process ends.
@@ -169,6 +180,25 @@ pub fn any_rule() -> bool {
         false
     }); // a kernel without nf_tables has none
     any
+}
+
+/// The flowtables of this namespace, as "family table name" and whether hardware has them. Asks
+/// nf_tables, which is to be there already.
+pub fn flowtables() -> io::Result<Vec<(String, bool)>> {
+    let mut found = Vec::new();
+    let read = read_rules_of(&flowtables_request(1), &mut |_, attributes| {
+        if let Some((table, name, in_hardware)) = flowtable(attributes) {
+            let [table, name] = [table, name].map(String::from_utf8_lossy);
+            found.push((format!("{name} in table {table}"), in_hardware));
+        }
+        true
+    });
+    match read {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
+            Ok(found) // a kernel without them
+        }
+        read => read.map(|()| found),
+    }
 }
 
 /// Reads the rules that `request` asks for. An error where not all of them were read, or not as they

@@ -130,6 +130,21 @@ pub fn write_down(leftovers: &[Leftover]) -> Result<()> {
     })
 }
 
+/// Whether an earlier run has left this, which the next start removes before anything else.
+pub fn is_written_down(leftover: &Leftover) -> bool {
+    let left = StateFile::of_this_namespace().and_then(|file| file.read());
+    left.is_ok_and(|left| left.contains(leftover))
+}
+
+/// What `write_down` is told to do, for people.
+pub fn told(leftover: &Leftover) -> String {
+    let file = StateFile::of_this_namespace();
+    let path = file.map_or("a file under /run".to_owned(), |file| {
+        file.place.shown().to_owned()
+    });
+    format!("write down in {path} that there is {leftover}, for the next start after a kill -9")
+}
+
 /// These are removed, or were never made.
 pub fn cross_out(leftovers: &[Leftover]) -> Result<()> {
     let file = StateFile::of_this_namespace();

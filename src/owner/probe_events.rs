@@ -33,8 +33,7 @@ pub fn sweep() -> Vec<String> {
         return Vec::new();
     };
     let file = tracefs.join("kprobe_events");
-    let events = fs::read_to_string(&file).unwrap_or_default();
-    leftovers(&events, is_alive)
+    left()
         .iter()
         .map(|event| match remove(&file, event) {
             Ok(()) => {
@@ -45,6 +44,13 @@ pub fn sweep() -> Vec<String> {
             }
         })
         .collect()
+}
+
+/// Those that `sweep` would remove.
+pub fn left() -> Vec<String> {
+    let events = mounts::tracefs().map(|tracefs| tracefs.join("kprobe_events"));
+    let events = events.and_then(|file| fs::read_to_string(file).ok());
+    leftovers(&events.unwrap_or_default(), is_alive)
 }
 
 fn remove(file: &Path, event: &str) -> std::io::Result<()> {

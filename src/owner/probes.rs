@@ -9,6 +9,7 @@ pub use super::rung::Rung;
 use crate::limits;
 use crate::sys::bpf::{Attached, How, Object, Refusal};
 use crate::sys::inflate::inflate;
+use crate::sys::modules::{KPROBE_EVENTS, Presence};
 use crate::sys::{machine, mounts};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,9 +18,17 @@ use std::path::Path;
 /// What build.rs has compiled: name, length of the ELF file, and that file, packed.
 const OBJECTS: &[(&str, usize, &[u8])] = include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Where the kernel's types are.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// There where perf makes kprobes (Linux 4.17).
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
+const NO_PMU: &str = "perf has no kprobes in this kernel";
+const NO_KPROBE_EVENTS: &str =
+    "tracefs has no kprobe_events (a kernel without kprobes, or locked down)";
+const NO_CGROUP2: &str = "cgroup2 is not mounted";
+/// The one of two programs for packets that leave that not every kernel takes; the other one is left out.
+const BY_TASK: &str = "cg_egress_current";
+const BY_SOCKET: &str = "cg_egress";
 /// What a program that may be missing has in its name.
 const OPTIONAL: &str = "_may_";
 /// The map that is as large as the machine allows.
@@ -47,9 +56,7 @@ impl Probes {
         match rung {
             Rung::Trace => open_trace(btf),
             Rung::Cgroup => open_cgroup(),
-            Rung::Kprobe if !Path::new(KPROBE_PMU).exists() => {
-                Err("perf has no kprobes in this kernel".to_owned())
-            }
+            Rung::Kprobe if !has_pmu() => Err(NO_PMU.to_owned()),
             Rung::Kprobe => attach("kprobe", None, &|_| true, Place::Perf, "kprobe")
                 .map_err(|refusal| refusal.reason),
             Rung::Legacy => {
@@ -121,25 +128,37 @@ fn needs_btf(btf: Option<&Path>) -> Result<(), String> {
 /// which cost a little more, hold the processor.
 fn open_trace(btf: Option<&Path>) -> Result<Probes, String> {
     needs_btf(btf)?;
-    let has_pmu = Path::new(KPROBE_PMU).exists();
     let attach = |kind: &str, place, detail: &str| {
         attach("trace", btf, &|name| name.starts_with(kind), place, detail)
             .map_err(|refusal| format!("{detail}: {}", refusal.reason))
     };
     let fentry = || attach("fe_", Place::Perf, "fentry");
     let kprobe = || {
-        if has_pmu {
+        if has_pmu() {
             return attach("kp_", Place::Perf, "kprobe");
         }
         open_kprobe_events().map_err(|why| format!("kprobe: {why}"))?;
         attach("kp_", Place::KprobeEvents, "kprobe_events")
     };
-    let ways: [&dyn Fn() -> Result<Probes, String>; 2] = if has_pmu && machine::is_preemptible() {
-        [&kprobe, &fentry]
+    first_that_works(&fentry, &kprobe)
+}
+
+/// Which of both ways of the rung `trace` goes first, and the other one where that does not work.
+fn first_that_works<T>(
+    fentry: &dyn Fn() -> Result<T, String>,
+    kprobe: &dyn Fn() -> Result<T, String>,
+) -> Result<T, String> {
+    let ways = if has_pmu() && machine::is_preemptible() {
+        [kprobe, fentry]
     } else {
-        [&fentry, &kprobe]
+        [fentry, kprobe]
     };
     ways[0]().or_else(|first| ways[1]().map_err(|second| format!("{first}; {second}")))
+}
+
+/// Whether perf makes kprobes.
+pub fn has_pmu() -> bool {
+    Path::new(KPROBE_PMU).exists()
 }
 
 /// Programs for packets that leave may ask for the task that sends them where the kernel is new
@@ -147,26 +166,27 @@ fn open_trace(btf: Option<&Path>) -> Result<Probes, String> {
 fn open_cgroup() -> Result<Probes, String> {
     let group: OwnedFd = mounts::control_groups()
         .map_err(|error| format!("cgroup2: {error}"))?
-        .ok_or("cgroup2 is not mounted")?;
+        .ok_or(NO_CGROUP2)?;
     let attach = |without: &str| {
         let place = Place::Cgroup(group.as_fd());
         attach("cgroup", None, &|name| name != without, place, "cgroup")
     };
-    const BY_TASK: &str = "cg_egress_current";
-    match attach("cg_egress") {
-        Err(refusal) if refusal.program.as_deref() == Some(BY_TASK) => attach(BY_TASK),
+    by_task_or_not(&attach).map_err(|refusal| refusal.reason)
+}
+
+/// Does something with the programs of the control groups, without one of both that are alike.
+fn by_task_or_not<T>(with: &dyn Fn(&str) -> Result<T, Refusal>) -> Result<T, Refusal> {
+    match with(BY_SOCKET) {
+        Err(refusal) if refusal.program.as_deref() == Some(BY_TASK) => with(BY_TASK),
         other => other,
     }
-    .map_err(|refusal| refusal.reason)
 }
 
 /// Makes kprobe_events reachable, and clean.
 fn open_kprobe_events() -> Result<(), String> {
     let tracefs = mounts::open_tracefs().map_err(|error| format!("tracefs: {error}"))?;
     if !tracefs.join("kprobe_events").exists() {
-        return Err(
-            "tracefs has no kprobe_events (a kernel without kprobes, or locked down)".to_owned(),
-        );
+        return Err(NO_KPROBE_EVENTS.to_owned());
     }
     probe_events::sweep();
     Ok(())
@@ -175,6 +195,89 @@ fn open_kprobe_events() -> Result<(), String> {
 /// The program of fentry in whose place this one of a kprobe can stand.
 fn of_fentry(name: &str) -> Option<String> {
     Some(format!("fe_{}", name.strip_prefix("kp_")?))
+}
+
+/// Whether a program is brought into the kernel, where these are missing.
+fn is_taken(name: &str, is_wanted: &dyn Fn(&str) -> bool, missing: &[String]) -> bool {
+    let is_missing = |name: &str| missing.iter().any(|other| other == name);
+    !is_missing(name) && (is_wanted(name) || of_fentry(name).is_some_and(|of| is_missing(&of)))
+}
+
+/// Brings the programs of an object that are wanted into the kernel; says which of those that may be
+/// missing it refused.
+fn load_possible(
+    object: &str,
+    btf: Option<&Path>,
+    is_wanted: &dyn Fn(&str) -> bool,
+) -> Result<(Object, Vec<String>), Refusal> {
+    let elf = elf(object).map_err(Refusal::from)?;
+    let mut missing: Vec<String> = Vec::new();
+    loop {
+        match load(&elf, btf, &|name| is_taken(name, is_wanted, &missing)) {
+            Ok(object) => return Ok((object, missing)),
+            Err(refusal) => match refusal.program.clone() {
+                Some(name) if name.contains(OPTIONAL) && !missing.contains(&name) => {
+                    missing.push(name);
+                }
+                _ => return Err(refusal),
+            },
+        }
+    }
+}
+
+/// Whether the kernel would take the programs of a rung: they are loaded and let go, and attached to
+/// nothing. Says how they would be attached, or why not.
+pub fn could_be_opened(rung: Rung, btf: Option<&Path>) -> Result<String, String> {
+    let loads = |object, btf, is_wanted: &dyn Fn(&str) -> bool| {
+        load_possible(object, btf, is_wanted).map(drop)
+    };
+    let trace = |kind: &str, detail: &str| {
+        loads("trace", btf, &|name| name.starts_with(kind))
+            .map(|()| detail.to_owned())
+            .map_err(|refusal| format!("{detail}: {}", refusal.reason))
+    };
+    let events = || kprobe_events_could_be_opened();
+    let told = |refusal: Refusal| refusal.reason;
+    match rung {
+        Rung::Trace => {
+            needs_btf(btf)?;
+            first_that_works(&|| trace("fe_", "fentry"), &|| match has_pmu() {
+                true => trace("kp_", "kprobe"),
+                false => events()
+                    .map_err(|why| format!("kprobe: {why}"))
+                    .and_then(|()| trace("kp_", "kprobe_events")),
+            })
+        }
+        Rung::Cgroup if !mounts::has_control_groups() => Err(NO_CGROUP2.to_owned()),
+        Rung::Cgroup => {
+            by_task_or_not(&|without| loads("cgroup", None, &|name| name != without))
+                .map_err(told)?;
+            Ok("cgroup".to_owned())
+        }
+        Rung::Kprobe if !has_pmu() => Err(NO_PMU.to_owned()),
+        Rung::Kprobe => {
+            loads("kprobe", None, &|_| true).map_err(told)?;
+            Ok("kprobe".to_owned())
+        }
+        Rung::Legacy => {
+            events()?;
+            loads("kprobe", None, &|_| true).map_err(told)?;
+            Ok("kprobe_events".to_owned())
+        }
+    }
+}
+
+/// Whether kprobe_events could be reached, where tracefs may not be mounted yet.
+fn kprobe_events_could_be_opened() -> Result<(), String> {
+    let is_there = match mounts::tracefs() {
+        Some(tracefs) => tracefs.join("kprobe_events").exists(),
+        None => KPROBE_EVENTS.presence() != Presence::Absent,
+    };
+    if is_there {
+        Ok(())
+    } else {
+        Err(NO_KPROBE_EVENTS.to_owned())
+    }
 }
 
 /// Loads the programs of an object that are wanted, and attaches them. Those that may be missing are
@@ -187,25 +290,9 @@ fn attach(
     place: Place<'_>,
     detail: &str,
 ) -> Result<Probes, Refusal> {
-    let elf = elf(object).map_err(Refusal::from)?;
-    let mut missing: Vec<String> = Vec::new();
-    let is_taken = |name: &str, missing: &[String]| {
-        let is_missing = |name: &str| missing.iter().any(|other| other == name);
-        !is_missing(name) && (is_wanted(name) || of_fentry(name).is_some_and(|of| is_missing(&of)))
-    };
-    let loaded = loop {
-        match load(&elf, btf, &|name| is_taken(name, &missing)) {
-            Ok(object) => break object,
-            Err(refusal) => match refusal.program.clone() {
-                Some(name) if name.contains(OPTIONAL) && !missing.contains(&name) => {
-                    missing.push(name);
-                }
-                _ => return Err(refusal),
-            },
-        }
-    };
+    let (loaded, mut missing) = load_possible(object, btf, is_wanted)?;
     let mut programs = loaded.programs();
-    programs.retain(|(name, _)| is_taken(name, &missing));
+    programs.retain(|(name, _)| is_taken(name, is_wanted, &missing));
     let mut in_place = Vec::new();
     let mut attached = Attached::new(loaded, limits::PROBE_BUFFER_PAGES)?;
     for (name, section) in programs {

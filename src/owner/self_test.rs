@@ -4,6 +4,7 @@
 use super::probes::Probes;
 use super::rung::Rung;
 use crate::limits;
+use crate::sys::rights::{self, Right};
 use crate::sys::{clock, networks, signal};
 use crate::wire::conntrack::Tuple;
 use crate::wire::probe::{COMM_LEN, Moment, Record, comm};
@@ -45,6 +46,14 @@ struct Expected {
 struct Traffic {
     expected: Vec<Expected>,
     name: [u8; COMM_LEN],
+}
+
+/// Whether a network namespace can be made for it.
+pub fn could_be_made() -> Result<(), String> {
+    match rights::missing(&[Right::SysAdmin])[..] {
+        [] => Ok(()),
+        _ => Err("its self-test needs a network namespace of its own: CAP_SYS_ADMIN".to_owned()),
+    }
 }
 
 /// Sends a connection and a datagram over the loopback device, and waits for their records: with our

@@ -15,6 +15,25 @@ use crate::wire::probe::{COMM_LEN, Moment, Record, Source, comm};
 use crate::wire::sock_diag::Socket;
 use std::time::Duration;
 
+/// The process that has the netlink socket of netfilter with this port id, in our network namespace.
+pub fn holder_of_port_id(port_id: u32) -> Option<u32> {
+    let sockets = std::fs::read_to_string("/proc/net/netlink").ok()?;
+    let inode = sockets.lines().find_map(|line| inode_of(line, port_id))?;
+    Holders::new().of(inode).first().copied()
+}
+
+/// The inode in a line of /proc/net/netlink: sk, protocol, port id, groups, Rmem, Wmem, Dump, Locks,
+/// Drops, inode.
+fn inode_of(line: &str, port_id: u32) -> Option<u32> {
+    const NETLINK_NETFILTER: u32 = 12;
+    let mut numbers = line
+        .split_whitespace()
+        .skip(1)
+        .map(|field| field.parse().ok());
+    let ends = (numbers.next()??, numbers.next()??);
+    (ends == (NETLINK_NETFILTER, port_id)).then(|| numbers.nth(6))??
+}
+
 /// The sockets of our network namespace and who has them.
 #[derive(Debug)]
 pub struct SocketTable {
@@ -232,6 +251,17 @@ fn descends(pid: u32, from: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_netlink_socket_is_found_by_protocol_and_port_id() {
+        let line = "00000000f4e5ae11 12  4242       00000005 0        0        0        2        94874    22137   ";
+        assert_eq!(inode_of(line, 4242), Some(22137));
+        assert_eq!(
+            (inode_of(line, 4243), inode_of("sk  Eth Pid", 4242)),
+            (None, None)
+        );
+        assert_eq!(inode_of(&line.replace(" 12 ", " 15 "), 4242), None);
+    }
     use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
     fn tuple(proto: u8, local: SocketAddr, remote: SocketAddr) -> Tuple {

@@ -11,6 +11,11 @@ const WHY: &str = "built without BPF";
 #[derive(Debug)]
 pub enum Probes {}
 
+/// Says why not.
+pub fn could_be_opened(_: Rung, _: Option<&Path>) -> Result<String, String> {
+    Err(WHY.to_owned())
+}
+
 impl Probes {
     /// Says why not.
     pub fn open(_: Rung, _: Option<&Path>) -> Result<Probes, String> {

@@ -351,7 +351,7 @@ impl Object<'_> {
 }
 
 /// A string; what could end it or reach a terminal as a command is escaped.
-fn string(out: &mut Vec<u8>, value: &str) {
+pub(super) fn string(out: &mut Vec<u8>, value: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     for character in value.chars() {

@@ -2,6 +2,7 @@
 //! programs. Bytes out; where they go is somebody else's business.
 
 pub mod blame;
+pub mod checkup;
 pub mod json;
 pub mod json_value;
 mod number;

@@ -60,9 +60,7 @@ impl EventSource {
                 "this kernel may lack nfnetlink: modprobe nfnetlink",
             )
         })?;
-        let wanted = options
-            .buffer_bytes
-            .unwrap_or_else(|| default_buffer(machine::memory_bytes()));
+        let wanted = wanted_buffer(options);
         let (buffer_bytes, buffer_limited) =
             socket.set_receive_buffer(wanted).map_err(|error| {
                 Error::failed("setting the socket's receive buffer", error, "see --buffer")
@@ -78,11 +76,7 @@ impl EventSource {
         }
         filter_in_kernel(&socket, &options.filter);
         let drops = DropCounter::open(&socket).ok();
-        let groups: &[u32] = if options.all_netns {
-            &GROUPS_ALL_NETNS
-        } else {
-            &GROUPS
-        };
+        let groups = groups(options);
         let batch = Batch::new(BATCH_DATAGRAMS, EVENT_DATAGRAM_LEN);
         Ok(EventSource {
             socket,
@@ -177,6 +171,22 @@ impl EventSource {
             }
             _ => {}
         }
+    }
+}
+
+/// What is asked for.
+pub(super) fn wanted_buffer(options: &Options) -> u32 {
+    options
+        .buffer_bytes
+        .unwrap_or_else(|| default_buffer(machine::memory_bytes()))
+}
+
+/// The groups that are joined.
+pub(super) fn groups(options: &Options) -> &'static [u32] {
+    if options.all_netns {
+        &GROUPS_ALL_NETNS
+    } else {
+        &GROUPS
     }
 }
 

@@ -6,8 +6,10 @@ use super::legacy_reader::LegacyReader;
 use super::ruleset_reader::RulesetReader;
 use super::source::Queue;
 use super::trace_input::TraceInput;
+use crate::cli::Options;
 use crate::error::{Error, Result};
-use crate::firewall::instrument::Instrument;
+use crate::firewall::activation::{Activation, Idle};
+use crate::firewall::instrument::{Instrument, Wishes};
 use crate::limits::{
     BATCH_DATAGRAMS, BATCHES_IN_A_ROW, LOG_DATAGRAM_LEN, PACKET_QUIET, READS_OF_A_QUEUE,
     TRACE_DATAGRAM_LEN, UNTRACED_INTERVAL,
@@ -18,6 +20,19 @@ use crate::wire::kernel::{NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE};
 use crate::wire::message::Messages;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+/// What is to be traced, where `idle` is what no rule uses conntrack for.
+pub(super) fn wishes(options: &Options, idle: Idle) -> Wishes {
+    let leaves_idle = options.activation == Activation::Off && idle != Idle::default();
+    Wishes {
+        rung: options.trace_rung,
+        everything: options.everything,
+        rate: options.trace_rate,
+        conntrack: !leaves_idle,
+        ipv4: options.filter.ipv6 != Some(true),
+        ipv6: options.filter.ipv6 != Some(false),
+    }
+}
 
 /// The sources of traces, and what they need.
 #[derive(Debug)]

@@ -155,7 +155,7 @@ mod tests {
         };
         assert_eq!(of(), None);
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-        assert_eq!(of(), Some(std::process::id() as i32));
+        assert_eq!(of(), i32::try_from(std::process::id()).ok());
         fs::remove_file(&path).unwrap();
     }
 }

@@ -160,6 +160,11 @@ impl<'a> Batch<'a> {
         request.put(NFTA_RULE_HANDLE, &handle.to_be_bytes());
     }
 
+    /// The batch without an end: the kernel checks all of it, answers, and forgets it, as for `nft --check`.
+    pub fn unfinished(self) -> (Request, u32) {
+        (self.request, self.acknowledged)
+    }
+
     /// Ends the batch: the bytes, and how many acknowledgements they ask for.
     pub fn finish(mut self) -> (Request, u32) {
         let sequence = self.sequence.saturating_add(1);
@@ -193,6 +198,24 @@ pub fn rules_request(sequence: u32) -> Request {
 pub fn chains_request(sequence: u32) -> Request {
     let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETCHAIN;
     Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, AF_UNSPEC)
+}
+
+/// A request for all flowtables of all families (Linux 4.16).
+pub fn flowtables_request(sequence: u32) -> Request {
+    let kind = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETFLOWTABLE;
+    Request::new(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, AF_UNSPEC)
+}
+
+/// A flowtable (the attributes of an NFT_MSG_NEWFLOWTABLE message): its table, its name, and whether
+/// devices forward its flows by themselves.
+pub fn flowtable(attributes: Attributes<'_>) -> Option<(&[u8], &[u8], bool)> {
+    let flags = of_kind(attributes, NFTA_FLOWTABLE_FLAGS)
+        .next()
+        .and_then(be32_of);
+    let in_hardware = flags.is_some_and(|flags| flags & NFT_FLOWTABLE_HW_OFFLOAD != 0);
+    let table = text_of(attributes, NFTA_FLOWTABLE_TABLE)?;
+    let name = text_of(attributes, NFTA_FLOWTABLE_NAME)?;
+    Some((table, name, in_hardware))
 }
 
 /// A request for the number of the ruleset's generation.
