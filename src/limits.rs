@@ -177,6 +177,18 @@ pub const RULE_TEXT_MAX: usize = 8192;
 /// Paths kept apart.
 pub const PATHS_MAX: usize = 1 << 18;
 
+/// Less room than this share of it, and the dictionary of steps and paths is swept for what nothing
+/// refers to; as much is taken before it is swept again. More than what one input brings.
+pub const WAYS_SPARE_SHARE: usize = 32;
+/// A sweep that leaves less room than this share takes the hits that are remembered too.
+pub const WAYS_AMPLE_SHARE: usize = 4;
+
+const _: () = assert!(
+    PATHS_MAX / WAYS_SPARE_SHARE > OPEN_PACKETS
+        && STEPS_MAX / WAYS_SPARE_SHARE > TRACE_DATAGRAM_LEN / 64,
+    "what one input can bring finds room before the next sweep"
+);
+
 /// Hits whose rule is remembered: the rules of many firewalls, with each verdict.
 pub const HITS_REMEMBERED: usize = 1 << 17;
 

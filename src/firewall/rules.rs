@@ -22,6 +22,7 @@ use super::nft_rule;
 use super::ruleset::{FoundRule, Ruleset};
 use crate::event::Station;
 use crate::flow::path::{StepId, Ways};
+use crate::flow::sweep::InUse;
 use crate::limits::HITS_REMEMBERED;
 use crate::wire::attr::{Attributes, be32_of};
 use crate::wire::kernel::*;
@@ -169,9 +170,27 @@ impl Book {
 
     /// Remembers what the hit under `key` was resolved to, where that is known.
     fn remember(&mut self, resolved: Resolved) {
-        if resolved.known && self.cache.len() < HITS_REMEMBERED {
+        let has_room = resolved.step != Some(0); // it may have, later
+        if resolved.known && has_room && self.cache.len() < HITS_REMEMBERED {
             self.cache.insert(self.key.as_slice().into(), resolved);
         }
+    }
+
+    /// Marks the steps that wait for their text, and those of hits that are remembered.
+    pub fn mark(&self, in_use: &mut InUse, remembered: bool) {
+        let waiting = self.waiting.iter().map(|waiting| waiting.step);
+        waiting.for_each(|step| in_use.step(step));
+        if remembered {
+            let steps = self.cache.values().filter_map(|resolved| resolved.step);
+            steps.for_each(|step| in_use.step(step));
+        }
+    }
+
+    /// Forgets the hits whose step is not known any more.
+    pub fn forget_hits(&mut self, ways: &Ways) {
+        let is_known = |step| ways.step(step).is_some();
+        self.cache
+            .retain(|_, resolved| resolved.step.is_none_or(is_known));
     }
 
     /// The sets that texts wait for; they are forgotten here.

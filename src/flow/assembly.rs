@@ -13,6 +13,7 @@
 //! of travel: by hook and priority, and the one that denied it last.
 
 use super::path::{StepId, Ways};
+use super::sweep::InUse;
 use crate::event::{BEHIND_CONNTRACK, Hit, Station, Stream};
 use crate::limits::{OPEN_PACKETS, STEPS_OF_PACKET};
 use crate::wire::conntrack::Tuple;
@@ -183,6 +184,16 @@ impl Assembly {
             }
             stays
         });
+    }
+
+    /// Marks the steps of the packets that are under way.
+    pub fn mark(&self, in_use: &mut InUse) {
+        for tag in &self.queue {
+            let open = &self.slots[tag.slot];
+            let count = usize::from(open.step_count).min(STEPS_OF_PACKET);
+            let steps = open.steps[..count].iter().map(|passed| passed.step);
+            steps.chain(open.guilty).for_each(|step| in_use.step(step));
+        }
     }
 
     /// Opens a packet; returns its place in the queue.
@@ -416,6 +427,7 @@ impl Open {
         path.iter_mut()
             .zip(&*steps)
             .for_each(|(to, passed)| *to = passed.step);
+        ways.count_hits(&path[..count]);
         Some(Packet {
             tuple: self.first.tuple,
             last: self.last.tuple,

@@ -18,6 +18,7 @@ pub mod path;
 mod reclaim;
 #[cfg(test)]
 mod step_tests;
+pub mod sweep;
 pub mod table;
 pub mod traced;
 #[cfg(test)]

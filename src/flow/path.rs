@@ -1,7 +1,9 @@
 //! The dictionary of steps and paths: each different one is kept once, flows hold numbers. Hit
 //! counts and blame are then sums over few paths. It grows with what is learned about the rules,
-//! up to a limit; numbers begin at 1, and 0 is "none".
+//! up to a limit; then what nothing refers to any more makes room (see `sweep`). Numbers begin at 1,
+//! and 0 is "none".
 
+use super::sweep::Pace;
 use crate::event::step::Step;
 use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEP_TEXTS_LEN_MAX, STEPS_MAX};
 use std::collections::HashMap;
@@ -13,56 +15,114 @@ pub type StepId = u32;
 /// A path's number.
 pub type PathId = u32;
 
-/// The steps and paths of a run.
-#[derive(Debug, Default)]
-pub struct Ways {
-    steps: Vec<Rc<Step>>,
-    step_ids: HashMap<Rc<Step>, StepId>,
-    paths: Vec<Rc<[StepId]>>,
-    path_ids: HashMap<Rc<[StepId]>, PathId>,
+/// How much a dictionary holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Steps.
+    pub steps: usize,
+    /// Paths.
+    pub paths: usize,
     /// Bytes of the texts of all steps.
-    text_len: usize,
-    /// Steps and paths that found no room.
+    pub text_len: usize,
+}
+
+/// The steps and paths of a run.
+#[derive(Debug)]
+pub struct Ways {
+    pub(super) steps: Vec<Option<Known>>,
+    pub(super) step_ids: HashMap<Rc<Step>, StepId>,
+    pub(super) free_steps: Vec<StepId>,
+    pub(super) paths: Vec<Option<Rc<[StepId]>>>,
+    pub(super) path_ids: HashMap<Rc<[StepId]>, PathId>,
+    pub(super) free_paths: Vec<PathId>,
+    /// Bytes of the texts of all steps.
+    pub(super) text_len: usize,
+    pub(super) room: Room,
+    pub(super) pace: Pace,
+    /// Hits of steps that are not in the dictionary any more, or never were.
+    pub(super) gone_hits: u64,
+    /// Steps, paths and texts that found no room.
     pub refused: u64,
 }
 
+/// A step, and how many packets came by.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) step: Rc<Step>,
+    pub(super) hits: u64,
+}
+
+impl Default for Ways {
+    fn default() -> Ways {
+        Ways::new(Room {
+            steps: STEPS_MAX,
+            paths: PATHS_MAX,
+            text_len: STEP_TEXTS_LEN_MAX,
+        })
+    }
+}
+
 impl Ways {
+    /// An empty dictionary.
+    pub fn new(room: Room) -> Ways {
+        Ways {
+            steps: Vec::new(),
+            step_ids: HashMap::new(),
+            free_steps: Vec::new(),
+            paths: Vec::new(),
+            path_ids: HashMap::new(),
+            free_paths: Vec::new(),
+            text_len: 0,
+            room,
+            pace: Pace::default(),
+            gone_hits: 0,
+            refused: 0,
+        }
+    }
+
     /// The number of a step. Steps that differ in their generation only are one, of the first.
     pub fn step_id(&mut self, mut step: Step) -> StepId {
         if let Some(text) = shortened(&step.rule) {
             step.rule = text;
         }
-        let key = Step {
-            generation: None,
-            ..step.clone()
-        };
+        let key = key(&step);
         if let Some(id) = self.step_ids.get(&key) {
             return *id;
         }
-        let len = step.rule.len() + step.comment.len() + step.table.len() + step.chain.len();
-        if self.steps.len() >= STEPS_MAX || self.text_len + len > STEP_TEXTS_LEN_MAX {
-            self.refused += 1;
-            return 0;
+        let len = text_len(&step);
+        if self.step_count() >= self.room.steps || self.text_len + len > self.room.text_len {
+            return self.refuse();
         }
         self.text_len += len;
-        self.steps.push(Rc::new(step));
-        let id = self.steps.len() as StepId;
+        self.pace.took += 1;
+        let known = Some(Known {
+            step: Rc::new(step),
+            hits: 0,
+        });
+        let id = place(&mut self.steps, &mut self.free_steps, known);
         self.step_ids.insert(Rc::new(key), id);
         id
     }
 
     /// Gives a step that was known by less the rule's text.
     pub fn set_rule(&mut self, id: StepId, rule: &str) {
-        let Some(step) = self.steps.get_mut((id as usize).wrapping_sub(1)) else {
+        let Some(known) = at(id).and_then(|at| self.steps.get_mut(at)?.as_mut()) else {
             return;
         };
-        let key = |step: &Step| Step {
-            generation: None,
-            ..step.clone()
-        };
-        self.step_ids.remove(&key(step));
-        let step = Rc::make_mut(step);
-        step.rule = shortened(rule).unwrap_or_else(|| rule.into());
+        let rule = shortened(rule).unwrap_or_else(|| rule.into());
+        let text_len = self.text_len - known.step.rule.len() + rule.len();
+        if text_len > self.room.text_len {
+            self.refuse();
+            return;
+        }
+        self.text_len = text_len;
+        // Two steps may come to have one text: then the number is that of the other one.
+        let before = key(&known.step);
+        if self.step_ids.get(&before) == Some(&id) {
+            self.step_ids.remove(&before);
+        }
+        let step = Rc::make_mut(&mut known.step);
+        step.rule = rule;
         self.step_ids.entry(Rc::new(key(step))).or_insert(id);
     }
 
@@ -71,34 +131,100 @@ impl Ways {
         if let Some(id) = self.path_ids.get(steps) {
             return *id;
         }
-        if self.paths.len() >= PATHS_MAX {
-            self.refused += 1;
-            return 0;
+        if self.path_count() >= self.room.paths {
+            return self.refuse();
         }
         let path: Rc<[StepId]> = steps.into();
-        self.paths.push(path.clone());
-        let id = self.paths.len() as PathId;
+        self.pace.took += 1;
+        let id = place(&mut self.paths, &mut self.free_paths, Some(path.clone()));
         self.path_ids.insert(path, id);
         id
     }
 
     /// A step by its number.
     pub fn step(&self, id: StepId) -> Option<&Step> {
-        let at = (id as usize).checked_sub(1)?;
-        self.steps.get(at).map(Rc::as_ref)
+        let known = self.steps.get(at(id)?)?.as_ref()?;
+        Some(&known.step)
     }
 
     /// The steps of a path, in the order of travel; none for 0.
     pub fn path(&self, id: PathId) -> impl Iterator<Item = &Step> {
-        let at = (id as usize).wrapping_sub(1);
-        let steps = self.paths.get(at).map_or(&[][..], |path| path);
+        let path = at(id).and_then(|at| self.paths.get(at)?.as_deref());
+        let steps = path.unwrap_or_default();
         steps.iter().filter_map(|id| self.step(*id))
     }
 
     /// How many paths are known.
     pub fn path_count(&self) -> usize {
-        self.paths.len()
+        self.paths.len() - self.free_paths.len()
     }
+
+    /// How many steps are known.
+    pub fn step_count(&self) -> usize {
+        self.steps.len() - self.free_steps.len()
+    }
+
+    /// A traced packet came by these steps.
+    pub fn count_hits(&mut self, steps: &[StepId]) {
+        for id in steps {
+            match at(*id).and_then(|at| self.steps.get_mut(at)?.as_mut()) {
+                Some(known) => known.hits += 1,
+                None => self.gone_hits += 1,
+            }
+        }
+    }
+
+    /// The steps that are known, each with the traced packets that came by. These counts only grow,
+    /// but those of a step can begin anew where it was forgotten meanwhile: see `gone_hits`. Steps of
+    /// one rule, that differ in its handle or place, have their own counts.
+    pub fn hits(&self) -> impl Iterator<Item = (&Step, u64)> {
+        let known = self.steps.iter().flatten();
+        known.map(|known| (known.step.as_ref(), known.hits))
+    }
+
+    /// Traced packets that came by steps which are not known any more, or never were for want of room.
+    pub fn gone_hits(&self) -> u64 {
+        self.gone_hits
+    }
+
+    fn refuse(&mut self) -> u32 {
+        self.refused += 1;
+        self.pace.took += 1;
+        self.pace.refused = true;
+        0
+    }
+}
+
+/// Puts something into a place that is free, or a new one; returns its number.
+fn place<T>(places: &mut Vec<Option<T>>, free: &mut Vec<u32>, new: Option<T>) -> u32 {
+    match free.pop() {
+        Some(id) => {
+            places[id as usize - 1] = new;
+            id
+        }
+        None => {
+            places.push(new);
+            places.len() as u32
+        }
+    }
+}
+
+/// Where something lies by its number.
+pub(super) fn at(id: u32) -> Option<usize> {
+    (id as usize).checked_sub(1)
+}
+
+/// What a step is found by.
+pub(super) fn key(step: &Step) -> Step {
+    Step {
+        generation: None,
+        ..step.clone()
+    }
+}
+
+/// Bytes of a step's texts.
+pub(super) fn text_len(step: &Step) -> usize {
+    step.rule.len() + step.comment.len() + step.table.len() + step.chain.len()
 }
 
 /// What is kept of a text that is too long to be kept.
@@ -171,7 +297,7 @@ mod tests {
                 ..step(&chain, 1)
             });
         }
-        assert!(ways.refused > 0 && ways.steps.len() > count / 2);
+        assert!(ways.refused > 0 && ways.step_count() > count / 2);
     }
 
     #[test]

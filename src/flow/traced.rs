@@ -13,6 +13,7 @@ use super::entry::{Flow, Life};
 use super::key::{Key, Side};
 use super::notes::Notes;
 use super::path::{PathId, StepId};
+use super::sweep::InUse;
 use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
 use crate::event::{Event, Kind};
@@ -66,6 +67,15 @@ impl Table {
         let traced = self.traced.as_ref();
         let known = traced.and_then(|traced| traced.get(place as usize));
         known.copied().unwrap_or_default()
+    }
+
+    /// Marks the paths of all flows, and the steps that denied them.
+    pub fn mark_ways(&self, in_use: &mut InUse) {
+        for (place, _) in self.iter() {
+            let traced = self.traced(place);
+            traced.paths.into_iter().for_each(|path| in_use.path(path));
+            traced.guilty.into_iter().for_each(|step| in_use.step(step));
+        }
     }
 
     /// Joins a packet to its flow. One that belongs to no confirmed flow becomes an unconfirmed flow

@@ -17,7 +17,7 @@ const INDEX_WIDTH: usize = 12;
 /// Numbers the lines of each section from 0, and leaves out a line that equals the one before.
 #[derive(Debug)]
 pub struct Lines {
-    next_index: Box<[u32]>,
+    next_index: Box<[u64]>,
     /// The line before, the path under it, and the process in it.
     last: Option<(Flow, Side, PathId, OwnerId)>,
 }
@@ -79,7 +79,7 @@ impl Lines {
         let index = &mut self.next_index[Section::new(tuple.proto, tuple.ipv6).index()];
         label(out, &tuple);
         out.extend_from_slice(b" [");
-        padded(out, u64::from(*index), INDEX_WIDTH, b' ');
+        padded(out, *index, INDEX_WIDTH, b' ');
         out.extend_from_slice(b"] ");
         *index += 1;
         if tuple.is_icmp() {

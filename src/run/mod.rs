@@ -32,3 +32,5 @@ mod table;
 pub mod trace_input;
 mod trace_source;
 pub mod tracer;
+#[cfg(test)]
+mod ways_tests;

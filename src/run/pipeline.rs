@@ -221,6 +221,9 @@ impl<'a> Pipeline<'a> {
             self.everything = everything;
             self.tracer.get_or_insert_default();
         }
+        if self.ways.is_nearly_full() {
+            self.sweep_ways();
+        }
         let Some(tracer) = &mut self.tracer else {
             return;
         };
@@ -249,6 +252,24 @@ impl<'a> Pipeline<'a> {
             };
             self.reject(reason, bytes);
         }
+    }
+
+    /// Forgets steps and paths that nothing refers to; where these are few, also those that only hits
+    /// refer to which are remembered.
+    fn sweep_ways(&mut self) {
+        let Some(tracer) = &mut self.tracer else {
+            return;
+        };
+        for remembered in [true, false] {
+            let mut in_use = self.ways.unmarked();
+            self.table.mark_ways(&mut in_use);
+            tracer.mark_ways(&mut in_use, remembered);
+            self.ways.keep(in_use);
+            if self.ways.has_ample_room() {
+                break;
+            }
+        }
+        tracer.book.forget_hits(&self.ways);
     }
 
     /// Takes the users whose packets were traced as they left.

@@ -6,6 +6,7 @@ use crate::firewall::legacy_rules::LegacyTable;
 use crate::firewall::rules::Book;
 use crate::flow::assembly::{Assembly, Packet};
 use crate::flow::path::Ways;
+use crate::flow::sweep::InUse;
 use crate::limits::{OPEN_PACKETS, PACKET_QUIET};
 use crate::sys::xtables::RawTable;
 use crate::wire::conntrack::{Rejected, Tuple};
@@ -85,6 +86,16 @@ impl Tracer {
         counters.shortened = self.assembly.shortened;
         counters.ways_refused = ways.refused;
         Ok(())
+    }
+
+    /// Marks the steps that are of no flow yet: those of packets under way, and of what is remembered.
+    pub fn mark_ways(&self, in_use: &mut InUse, remembered: bool) {
+        for packet in &self.closed {
+            in_use.path(packet.path);
+            packet.guilty.into_iter().for_each(|step| in_use.step(step));
+        }
+        self.assembly.mark(in_use);
+        self.book.mark(in_use, remembered);
     }
 
     fn settle(&mut self, before_ns: u64, ways: &mut Ways) {
