@@ -229,3 +229,37 @@ fn protocols_that_are_offered_are_known() {
         assert!(text.replace('\n', " ").contains(&protocols.join(" ")));
     }
 }
+
+/// `OPTIONS="..."` of a file, as words.
+fn options_of(text: &str) -> Vec<&str> {
+    let line = text
+        .lines()
+        .find(|line| line.trim().starts_with("OPTIONS="));
+    let words = line.unwrap().split('"').nth(1).unwrap();
+    words.split_whitespace().collect()
+}
+
+#[test]
+fn the_daemons_options_are_understood() {
+    let configured = options_of(include_str!("../scripts/appliance/conntracker.default"));
+    for how in [&["-d", "--pidfile", "/run/conntracker.pid"][..], &["-f"]] {
+        let words = [how, &configured].concat();
+        let command = cli::parse(words.iter()).unwrap();
+        assert!(matches!(command, cli::Command::Capture(_)), "{command:?}");
+    }
+    // where there is no configuration, it is the same
+    for (name, script) in [
+        (
+            "init",
+            include_str!("../scripts/appliance/conntracker.init"),
+        ),
+        (
+            "procd",
+            include_str!("../scripts/appliance/conntracker.procd"),
+        ),
+    ] {
+        assert_eq!(options_of(script), configured, "{name}");
+    }
+    let openrc = include_str!("../scripts/appliance/conntracker.openrc");
+    assert!(openrc.contains(&format!("${{OPTIONS:-{}}}", configured.join(" "))));
+}

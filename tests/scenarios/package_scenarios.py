@@ -135,6 +135,24 @@ class Words(InFolder):
         for script in (INSTALL, *(os.path.join(APPLIANCE, f"conntracker.{kind}") for kind in scripts)):
             self.run_quietly("busybox", "ash", "-n", script)
 
+    PROCD = """
+        procd_open_instance() { echo open "$@"; }
+        procd_set_param() { name=$1; shift; echo "$name $#: $*"; }
+        procd_close_instance() { echo close; }
+        procd_send_signal() { echo signal "$@"; }
+        . "$1"
+        start_service
+        reload_service
+        """
+
+    def test_procd_is_told(self):
+        """By the script as it stands, with functions that say what procd's would be called with."""
+        said = self.run_quietly("busybox", "ash", "-euc", self.PROCD, "ash", os.path.join(APPLIANCE, "conntracker.procd")).splitlines()
+        self.assertEqual(said[0], "open")
+        self.assertEqual(said[1], "command 7: /usr/sbin/conntracker -f -o /var/log/conntracker.log --follow --rotate 1m,2")
+        self.assertIn("respawn 3: 3600 5 5", said)
+        self.assertEqual(said[-2:], ["close", "signal conntracker"])
+
     def test_fish_completes(self):
         def offered(line):
             file = os.path.join(COMPLETIONS, "conntracker.fish")

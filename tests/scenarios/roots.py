@@ -26,8 +26,8 @@ mknod -m 444 "$root/dev/urandom" c 1 9
 mknod -m 600 "$root/dev/console" c 1 3
 """
 
-# Packages are installed into an empty list of packages: what this machine's own is busy with does not matter. No daemon
-# of this machine's starts, and policy-rc.d of containers forbids none.
+# Packages are installed into an empty list of packages: what this machine's own is busy with does not matter. Daemons
+# are started as by sysv init: its runlevel is 2, and no policy-rc.d, as containers have it, forbids them.
 DEBIAN = """
 set -e
 layers=$1
@@ -36,7 +36,9 @@ mount -t tmpfs tmpfs "$layers"
 mkdir "$layers/upper" "$layers/work" "$root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$layers/upper,workdir=$layers/work" "$root"
 {common}
-rm -rf "$root/usr/sbin/policy-rc.d" "$root/etc/init.d/conntracker" "$root/etc/default/conntracker"
+rm -f "$root/usr/sbin/policy-rc.d" "$root/sbin/runlevel"
+printf '#!/bin/sh\necho N 2\n' >"$root/sbin/runlevel"
+chmod 755 "$root/sbin/runlevel"
 mount -t tmpfs tmpfs "$root/var/lib/dpkg"
 mkdir "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/var/lib/dpkg/triggers"
 : >"$root/var/lib/dpkg/status"
