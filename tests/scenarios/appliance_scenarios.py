@@ -241,6 +241,18 @@ class Router(Appliance):
         self.assert_sees_flows(root)
         self.assertEqual(os.stat(root.path("/tmp/conntracker.log")).st_mode & 0o777, 0o600)
 
+    def test_without_a_run_folder(self):
+        """Where there is only a /var/run."""
+        root = self.router()
+        root.must("sh", "-c", "umount /run && rmdir /run && mkdir /var/run")
+        self.call(root, "start")
+        pid = int(root.read("/var/run/conntracker.pid"))
+        self.assertEqual(root.processes_called("conntracker"), [pid])
+        self.assert_sees_flows(root)
+        self.call(root, "stop")
+        self.assert_ended(root)
+        self.assertFalse(root.exists("/var/run/conntracker.pid"))
+
     def test_uninstall_while_it_runs(self):
         """It ends, it does not start at the next boot, and all that was installed is gone."""
         root = self.router()
