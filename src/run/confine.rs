@@ -64,7 +64,7 @@ pub fn confine(
         confinement.note::<(), _>("Landlock, seccomp", Err(RUNS_IPTABLES));
     } else {
         confinement.note("Landlock", lock_files(options, &folders));
-        confinement.note("seccomp", seccomp::restrict());
+        confinement.note("seccomp", lock_calls());
     }
     let by = confinement.by.join(", ");
     match confinement.not_by.join(", ") {
@@ -128,6 +128,14 @@ fn is_of_others(folder: &Path) -> bool {
             && found.mode() & OWNER_MAY_WRITE == OWNER_MAY_WRITE
     };
     !fs::metadata(folder).is_ok_and(is_ours)
+}
+
+/// Leaves the system calls that are still needed.
+fn lock_calls() -> Result<(), String> {
+    seccomp::restrict().map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL) => "this kernel has no filters".to_owned(),
+        _ => error.to_string(),
+    })
 }
 
 /// Leaves files to be changed in those folders, and where we give back and clean up.
