@@ -172,12 +172,12 @@ pub fn read_rules(take: &mut dyn FnMut(u8, Attributes<'_>) -> bool) -> io::Resul
     read_rules_of(&rules_request(1), take)
 }
 
-/// Whether nf_tables has a rule, whoever made it.
+/// Whether nf_tables has a rule that is not the one which switches conntrack on for us.
 pub fn any_rule() -> bool {
     let mut any = false;
-    let _ = read_rules(&mut |_, _| {
-        any = true;
-        false
+    let _ = read_rules(&mut |_, rule| {
+        any = text_of(rule, NFTA_RULE_TABLE) != Some(TABLE.as_bytes());
+        !any
     }); // a kernel without nf_tables has none
     any
 }

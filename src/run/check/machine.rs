@@ -11,7 +11,7 @@ pub(super) fn lines(options: &Options) -> Vec<Line> {
         kernel(),
         root(),
         rights(),
-        memory(options),
+        memory(options.capacity, machine::memory_bytes()),
         seccomp(),
         landlock(),
     ]
@@ -60,13 +60,12 @@ fn rights() -> Line {
     }
 }
 
-fn memory(options: &Options) -> Line {
-    let bytes = machine::memory_bytes();
-    let needed = u64::from(options.capacity) * BYTES_PER_FLOW as u64;
+fn memory(capacity: u32, bytes: u64) -> Line {
+    let needed = u64::from(capacity) * BYTES_PER_FLOW as u64;
     let detail = format!(
         "{} MiB; the table of {} flows takes {} MiB of it",
         bytes >> 20,
-        options.capacity,
+        capacity,
         needed.div_ceil(1 << 20)
     );
     if needed > bytes {
@@ -104,5 +103,18 @@ fn landlock() -> Line {
         .advise(
             "nothing has to be done: a capture runs without (Linux 5.13 with lsm=landlock has it)",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_the_machine_cannot_hold_is_no_capture() {
+        let of = |capacity, bytes| (memory(capacity, bytes).state, memory(capacity, bytes).vital);
+        assert_eq!(of(65536, 1 << 30), (State::Ok, false));
+        assert_eq!(of(65536, 24 << 20), (State::Degraded, false));
+        assert_eq!(of(1 << 24, 1 << 30), (State::Missing, true));
     }
 }
