@@ -63,9 +63,12 @@ fn take(pipeline: &mut Pipeline<'_>, bytes: &[u8]) {
 // One test: others in this process would allocate at the same time.
 #[test]
 fn events_reclaim_and_dumps_allocate_nothing() {
-    let signals = Signals::open().unwrap();
+    let signals = Signals::that_end().unwrap();
     let destination = Destination::open(&Output::File("/dev/null".into())).unwrap();
-    let follow = Follow::new(destination.sink(&signals).unwrap(), Format::Json);
+    let follow = Follow::new(
+        destination.growing(&signals, None, false, None).unwrap(),
+        Format::Json,
+    );
     let mut pipeline = Pipeline::new(Table::new(1000, [1, 2]), Filter::default(), Some(follow));
     let recording =
         std::env::temp_dir().join(format!("conntracker-no-alloc-{}", std::process::id()));

@@ -21,7 +21,7 @@ pub struct Follow<'a> {
 
 impl<'a> Follow<'a> {
     /// Follows into an open report.
-    pub(super) fn new(growing: Growing<'a>, format: Format) -> Self {
+    pub fn new(growing: Growing<'a>, format: Format) -> Self {
         let buffer = Vec::with_capacity(FOLLOW_BUFFER_LEN + 4096);
         Follow {
             growing,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Where what is followed goes.
 #[derive(Debug)]
-pub(super) enum Growing<'a> {
+pub enum Growing<'a> {
     /// To a reader, who may stall.
     Stream(Sink<'a>),
     /// To a file.
@@ -65,7 +65,7 @@ impl Growing<'_> {
 
 /// A file that grows, with those that it was before.
 #[derive(Debug)]
-pub(super) struct GrowingFile<'a> {
+pub struct GrowingFile<'a> {
     place: &'a Place,
     file: File,
     rotate: Option<Rotate>,

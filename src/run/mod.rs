@@ -11,7 +11,7 @@ pub mod dry_run;
 mod dump;
 mod ending;
 pub mod follow;
-mod growing;
+pub mod growing;
 pub mod input;
 mod intake;
 mod legacy_reader;

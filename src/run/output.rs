@@ -104,7 +104,7 @@ impl Destination {
 
     /// Opens a report that is seen as it grows. A file is a new one, unless it is to be appended to;
     /// another reader may stall until `deadline`.
-    pub(super) fn growing<'a>(
+    pub fn growing<'a>(
         &'a self,
         signals: &'a Signals,
         deadline: Option<Duration>,
