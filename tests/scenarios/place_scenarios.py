@@ -26,6 +26,16 @@ ROUNDS = 1000
 # The program is opened before, as it may lie below /tmp.
 OWN_TMP = 'exec 9<"$1" && shift && mount --bind "$0" /tmp && exec /proc/self/fd/9 "$@"'
 
+# A root like that of OpenWrt, with what programs here need.
+ROUTER = """
+exec 9<"$1" && shift && cd "$0" || exit
+mkdir -m 755 proc dev sys etc usr lib lib64 bin sbin tmp/run tmp/log
+for folder in proc dev sys etc usr lib lib64 bin sbin; do
+    [ ! -e /$folder ] || mount --rbind /$folder $folder || exit
+done
+exec chroot . /proc/self/fd/9 "$@"
+"""
+
 # The interpreter may be root's alone, so this comes after its start.
 BECOME_NOBODY = f"""
 import contextlib, ctypes, itertools, os, sys
@@ -341,6 +351,35 @@ class Folders(Place):
         tool, status = self.replay(os.path.join(folder, "file"), wrapper=["sh", "-c", opened, "sh"], user=USER, group=USER, extra_groups=[])
         self.assertEqual(status, 0, tool.errors())
         self.assertEqual(os.listdir(folder), ["file"])
+
+
+class Router(Place):
+    """There is no /run, and /var leads to /tmp, where everybody may write."""
+
+    def setUp(self):
+        super().setUp()
+        self.root = self.folder_of("root", 0o755)
+        self.tmp = self.folder_of("root/tmp", 0o1777)
+        os.symlink("tmp", os.path.join(self.root, "var"))
+
+    def start_there(self, *options):
+        script = ROUTER if not os.listdir(self.tmp) else ROUTER.replace("mkdir", "true")
+        return self.start(*options, wrapper=["unshare", "--mount", "sh", "-c", script, self.root])
+
+    def test_has_its_lock_and_its_report(self):
+        first = self.start_there("-o", "/var/log/report").wait_until_capturing()
+        self.assertNotIn("no lock", first.errors())
+        (lock,) = os.listdir(os.path.join(self.tmp, "run"))
+        self.assertRegex(lock, r"^conntracker-\d+\.lock$")
+        self.assertEqual(self.network.notes(), [])
+        second = self.start_there("-o", "-")
+        self.assert_refused(second, second.wait(), f"conntracker runs already, as process {first.pid}")
+        self.traffic.udp(4)
+        report = expected_text(witness.flows_in_table(self.network))
+        self.stop_complete(first)
+        with open(os.path.join(self.tmp, "log/report"), encoding="ascii") as file:
+            self.assertEqual(file.read(), report)
+        self.assertEqual(os.listdir(os.path.join(self.tmp, "run")), [])
 
 
 class Racing(Place):
