@@ -30,6 +30,9 @@ pub const OWNER_TEXTS_LEN_MAX: usize = 32 << 20;
 /// Records of probes that are handed on at once.
 pub const OWNER_RECORDS_AT_ONCE: usize = 256;
 
+/// What was noted so much later than now was noted before the clock was set back.
+pub const CLOCK_STEP: Duration = Duration::from_secs(2);
+
 /// How long a flow's process may be claimed later than the flow is read, before it is asked for.
 pub const OWNER_PATIENCE: Duration = Duration::from_millis(60);
 

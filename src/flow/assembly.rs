@@ -186,6 +186,14 @@ impl Assembly {
         });
     }
 
+    /// Nothing can have been heard later than now: where it seems so, the clock was set back.
+    pub fn set_clock(&mut self, now_ns: u64) {
+        for tag in &self.queue {
+            let open = &mut self.slots[tag.slot];
+            open.last_ns = open.last_ns.min(now_ns);
+        }
+    }
+
     /// Marks the steps of the packets that are under way.
     pub fn mark(&self, in_use: &mut InUse) {
         for tag in &self.queue {
@@ -399,7 +407,7 @@ impl Open {
             is_nft: hit.stream != Stream::Legacy,
             step,
         };
-        self.step_count += 1;
+        self.step_count = self.step_count.saturating_add(1);
         usize::from(self.step_count) == STEPS_OF_PACKET + 1
     }
 

@@ -24,7 +24,7 @@ use super::key::{Key, Side};
 use super::owner::OwnerId;
 use super::table::{Change, Observer, Table};
 use crate::event::{Claim, Evidence, Rank};
-use crate::limits::{BYTES_PER_OWNED_FLOW, WANTED_MAX};
+use crate::limits::{BYTES_PER_OWNED_FLOW, CLOCK_STEP, WANTED_MAX};
 use crate::wire::conntrack::Tuple;
 use std::collections::VecDeque;
 
@@ -294,7 +294,9 @@ impl Table {
             let Some(ownership) = &mut self.ownership else {
                 return;
             };
-            let due = |(_, first_ns): &(u32, u64)| *first_ns <= before_ns;
+            // One that seems to begin later than now would let nobody behind it pass.
+            let later_ns = before_ns.saturating_add(CLOCK_STEP.as_nanos() as u64);
+            let due = |(_, first_ns): &(u32, u64)| *first_ns <= before_ns || *first_ns >= later_ns;
             let Some((place, first_ns)) = ownership.wanted.front().copied().filter(due) else {
                 return;
             };
@@ -375,7 +377,8 @@ impl Table {
         for (_, place) in self.iter().map(|(place, flow)| (flow, place)) {
             self.owned(place).owners.into_iter().for_each(&mut *mark);
         }
-        ownership.claims.owners().for_each(mark);
+        let late = ownership.late.iter().map(|claim| claim.owner);
+        ownership.claims.owners().chain(late).for_each(mark);
     }
 }
 

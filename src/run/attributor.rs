@@ -152,10 +152,11 @@ impl Attributor {
             counters.owners_refused += u64::from(!nobody);
             return;
         };
-        if record.source != Source::Probe && self.cookies.len() < COOKIES_MAX {
-            if let Some(cookie) = record.cookie {
-                self.cookies.insert(cookie, (owner, rank));
+        if let Some(cookie) = record.cookie.filter(|_| record.source != Source::Probe) {
+            if self.cookies.len() >= COOKIES_MAX {
+                self.cookies.clear(); // mostly of sockets that are gone
             }
+            self.cookies.insert(cookie, (owner, rank));
         }
         let has_ports = matches!(record.ends.proto, IPPROTO_TCP | IPPROTO_UDP);
         let is_raw = record.moment == Moment::Send && record.ends.dport == 0;
@@ -218,6 +219,18 @@ impl Attributor {
         if let Some(id) = owners.id(owner.clone()) {
             return Some(id);
         }
+        self.forget_unused(table, owners);
+        if let Some(id) = owners.id(owner.clone()) {
+            return Some(id);
+        }
+        // Over the months those of sockets that are gone gather.
+        self.cookies.clear();
+        self.forget_unused(table, owners);
+        owners.id(owner)
+    }
+
+    /// Forgets the owners that nothing holds.
+    fn forget_unused(&mut self, table: &Table, owners: &mut Owners) {
         let mut in_use: HashSet<OwnerId> = HashSet::new();
         table.owners_in_use(&mut |id| {
             in_use.insert(id);
@@ -228,6 +241,5 @@ impl Attributor {
         self.processes
             .values_mut()
             .for_each(|process| process.last = None);
-        owners.id(owner)
     }
 }

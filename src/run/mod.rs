@@ -5,6 +5,8 @@ pub mod attributor;
 pub mod blame;
 pub mod capture;
 pub mod check;
+#[cfg(test)]
+mod clock_tests;
 mod confine;
 mod daemon;
 pub mod dry_run;

@@ -69,6 +69,7 @@ impl Tracer {
                 self.book.take_saved(ipv6, name, &text, ways);
             }
             TraceInput::Quiet => {
+                self.assembly.set_clock(at_ns);
                 self.settle(at_ns.saturating_sub(PACKET_QUIET.as_nanos() as u64), ways)
             }
             TraceInput::Ended => self.settle(u64::MAX, ways),

@@ -6,7 +6,7 @@ use crate::event::step::{Firewall, RuleText, Step, StepKind, Verdict};
 use crate::firewall::instrument::LEGACY_CHAIN;
 use crate::firewall::legacy_rules::LegacyTable;
 use crate::flow::path::Ways;
-use crate::limits::{LEGACY_TABLES_MAX, RELOAD_DOUBT};
+use crate::limits::{CLOCK_STEP, LEGACY_TABLES_MAX, RELOAD_DOUBT};
 use crate::wire::kernel::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING};
 use crate::wire::nflog::{Line, LineKind};
 
@@ -59,7 +59,9 @@ impl Book {
     /// Resolves a line of the legacy tables.
     pub fn resolve_legacy(&mut self, line: &Line<'_>, at_ns: u64, ways: &mut Ways) -> Resolved {
         self.legacy_before.retain(|(changed_ns, _)| {
-            at_ns <= changed_ns.saturating_add(RELOAD_DOUBT.as_nanos() as u64)
+            let is_soon = at_ns <= changed_ns.saturating_add(RELOAD_DOUBT.as_nanos() as u64);
+            let is_late = *changed_ns >= at_ns.saturating_add(CLOCK_STEP.as_nanos() as u64);
+            is_soon && !is_late
         });
         legacy_key(&mut self.key, line);
         if let Some(resolved) = self.cache.get(&*self.key) {
