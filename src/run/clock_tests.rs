@@ -143,7 +143,7 @@ impl Machine {
         self.take(What::Trace(TraceInput::Nft(&hit(number, 4, ACCEPT))));
         self.take(What::Trace(TraceInput::Nft(&hit(number, 5, 0))));
         for _ in 0..2 {
-            self.up_ns += 10 * MS;
+            self.up_ns += 5 * MS;
             self.rest();
         }
     }
