@@ -1,153 +1,76 @@
 //! The system calls that are left after the start: a filter (seccomp(2)) in classic BPF, made from the
-//! list below. Everything else is refused with EPERM, which the program takes as it takes any error.
+//! list in `calls`. Everything else is refused with EPERM, which the program takes as it takes any error.
 //!
 //! The list holds what the C libraries call for what is done after the start, musl and glibc, on old
 //! kernels too. Not in it, above all: running a program, tracing or signalling another process,
 //! mounts, namespaces, modules, and memory that is executed.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod calls;
+/// No list is made for this architecture.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod calls {
+    pub(super) const CALLS: &[super::Call] = &[];
+    pub(super) const OLDER_CALLS: &[super::Call] = &[];
+}
+
 use super::privileges;
+use calls::{CALLS, OLDER_CALLS};
 use std::io;
 
-/// What the arguments of an allowed call must be. Only 32 bits of each count, as for the kernel.
-#[derive(Clone, Copy, Debug)]
+/// An allowed call: its number, and what it may be called for.
+type Call = (u16, Only);
+
+/// What an argument of an allowed call must be. Only 32 bits of it count, as for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Only {
     /// Anything.
     Any,
-    /// The argument of this number is one of these.
-    OneOf(u32, &'static [u32]),
-    /// The argument of this number has none of these bits.
-    Without(u32, u32),
-    /// The argument of this number is our own process.
-    Ourselves(u32),
+    /// A socket of one of these families.
+    Families,
+    /// One of these things of a terminal, a socket or a probe.
+    Controls,
+    /// Letting go of a probe's buffers.
+    BpfMaps,
+    /// A name, and to end with one's parent.
+    OfAChild,
+    /// Memory that is not executed.
+    NotExecuted,
+    /// A copy of this process that shares nothing with it.
+    Fork,
+    /// This process.
+    Ourselves,
 }
 
-use Only::{Any, OneOf, Ourselves, Without};
+/// How that is found out: an argument that has one of these values, or none of these bits.
+enum Check<'a> {
+    OneOf(u8, &'a [u32]),
+    Without(u8, u32),
+}
 
-const NEITHER_THREAD_NOR_NAMESPACE: u32 =
+impl Only {
+    fn check(self, own_pid: &u32) -> Option<Check<'_>> {
+        Some(match self {
+            Only::Any => return None,
+            Only::Families => Check::OneOf(0, FAMILIES),
+            Only::Controls => Check::OneOf(1, CONTROLS),
+            Only::BpfMaps => Check::OneOf(0, &[BPF_MAP_LOOKUP_ELEM, BPF_MAP_DELETE_ELEM]),
+            Only::OfAChild => Check::OneOf(0, OF_A_CHILD),
+            Only::NotExecuted => Check::Without(2, libc::PROT_EXEC as u32),
+            Only::Fork => Check::Without(0, NOT_OF_A_FORK),
+            Only::Ourselves => Check::OneOf(0, std::slice::from_ref(own_pid)),
+        })
+    }
+}
+
+/// All flags of clone but those that a C library's fork sets, and the signal of its end.
+const NOT_OF_A_FORK: u32 =
     !(libc::CLONE_CHILD_SETTID as u32 | libc::CLONE_CHILD_CLEARTID as u32 | 0xff);
+const OF_A_CHILD: &[u32] = &[libc::PR_SET_NAME as u32, libc::PR_SET_PDEATHSIG as u32];
 const TCGETS2: u32 = 0x802c_542a;
 const PERF_EVENT_IOC_DISABLE: u32 = 0x2401;
 const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 const BPF_MAP_DELETE_ELEM: u32 = 3;
-
-/// What is called all the time comes first.
-const CALLS: &[(libc::c_long, Only)] = &[
-    // The loop: sockets, waiting, time.
-    (libc::SYS_recvmmsg, Any),
-    (libc::SYS_ppoll, Any),
-    (libc::SYS_clock_gettime, Any), // where the vdso has none
-    (libc::SYS_read, Any),
-    (libc::SYS_write, Any),
-    (libc::SYS_sendto, Any),
-    (libc::SYS_close, Any),
-    (libc::SYS_recvfrom, Any),
-    (libc::SYS_recvmsg, Any),
-    (libc::SYS_sendmsg, Any),
-    (libc::SYS_socket, OneOf(0, FAMILIES)),
-    (libc::SYS_socketpair, Any),
-    (libc::SYS_bind, Any),
-    (libc::SYS_connect, Any), // /dev/log, when syslogd is started again
-    (libc::SYS_getsockname, Any),
-    (libc::SYS_getsockopt, Any),
-    (libc::SYS_setsockopt, Any),
-    (libc::SYS_epoll_pwait, Any),
-    (libc::SYS_gettimeofday, Any),
-    (libc::SYS_clock_getres, Any),
-    (libc::SYS_clock_nanosleep, Any),
-    (libc::SYS_nanosleep, Any),
-    (libc::SYS_restart_syscall, Any),
-    // Files.
-    (libc::SYS_openat, Any),
-    (libc::SYS_readv, Any),
-    (libc::SYS_writev, Any),
-    (libc::SYS_pread64, Any),
-    (libc::SYS_pwrite64, Any),
-    (libc::SYS_lseek, Any),
-    (libc::SYS_fstat, Any),
-    (libc::SYS_newfstatat, Any),
-    (libc::SYS_statx, Any),
-    (libc::SYS_fstatfs, Any),
-    (libc::SYS_faccessat, Any),
-    (libc::SYS_readlinkat, Any),
-    (libc::SYS_getdents64, Any),
-    (libc::SYS_getcwd, Any),
-    (libc::SYS_chdir, Any), // a daemon's last step into the background
-    (libc::SYS_unlinkat, Any),
-    (libc::SYS_renameat, Any),
-    (libc::SYS_renameat2, Any),
-    (libc::SYS_ftruncate, Any),
-    (libc::SYS_fsync, Any),
-    (libc::SYS_fdatasync, Any),
-    (libc::SYS_flock, Any),
-    (libc::SYS_fcntl, Any),
-    (libc::SYS_dup, Any),
-    (libc::SYS_dup3, Any),
-    (libc::SYS_pipe2, Any),
-    (libc::SYS_umask, Any),
-    (libc::SYS_ioctl, OneOf(1, IOCTLS)),
-    (
-        libc::SYS_bpf,
-        OneOf(0, &[BPF_MAP_LOOKUP_ELEM, BPF_MAP_DELETE_ELEM]),
-    ),
-    // Memory.
-    (libc::SYS_brk, Any),
-    (libc::SYS_mmap, Without(2, libc::PROT_EXEC as u32)),
-    (libc::SYS_mprotect, Without(2, libc::PROT_EXEC as u32)),
-    (libc::SYS_mremap, Any),
-    (libc::SYS_munmap, Any),
-    (libc::SYS_madvise, Any),
-    (libc::SYS_futex, Any),
-    (libc::SYS_getrandom, Any),
-    // This process, and the copies of it that write a report.
-    (libc::SYS_clone, Without(0, NEITHER_THREAD_NOR_NAMESPACE)),
-    (libc::SYS_set_robust_list, Any),
-    (libc::SYS_wait4, Any),
-    (libc::SYS_waitid, Any),
-    (libc::SYS_exit, Any),
-    (libc::SYS_exit_group, Any),
-    (libc::SYS_getpid, Any),
-    (libc::SYS_getppid, Any),
-    (libc::SYS_gettid, Any),
-    (libc::SYS_getuid, Any),
-    (libc::SYS_geteuid, Any),
-    (libc::SYS_getrusage, Any),
-    (libc::SYS_sysinfo, Any),
-    (libc::SYS_uname, Any),
-    (libc::SYS_sched_yield, Any),
-    (
-        libc::SYS_prctl,
-        OneOf(
-            0,
-            &[libc::PR_SET_NAME as u32, libc::PR_SET_PDEATHSIG as u32],
-        ),
-    ),
-    (libc::SYS_rt_sigaction, Any),
-    (libc::SYS_rt_sigprocmask, Any),
-    (libc::SYS_rt_sigreturn, Any),
-    (libc::SYS_sigaltstack, Any),
-    (libc::SYS_tkill, Ourselves(0)), // abort
-    (libc::SYS_tgkill, Ourselves(0)),
-];
-
-/// What only this architecture has; others have but the newer form.
-#[cfg(target_arch = "x86_64")]
-const OLDER_CALLS: &[(libc::c_long, Only)] = &[
-    (libc::SYS_poll, Any),
-    (libc::SYS_epoll_wait, Any),
-    (libc::SYS_time, Any),
-    (libc::SYS_open, Any),
-    (libc::SYS_stat, Any),
-    (libc::SYS_lstat, Any),
-    (libc::SYS_access, Any),
-    (libc::SYS_readlink, Any),
-    (libc::SYS_unlink, Any),
-    (libc::SYS_rename, Any),
-    (libc::SYS_dup2, Any),
-    (libc::SYS_pipe, Any),
-    (libc::SYS_fork, Any),
-];
-#[cfg(not(target_arch = "x86_64"))]
-const OLDER_CALLS: &[(libc::c_long, Only)] = &[];
 
 /// No raw packets of any kind (AF_PACKET), no keys (AF_ALG), nothing that is rarely looked after.
 const FAMILIES: &[u32] = &[
@@ -158,7 +81,7 @@ const FAMILIES: &[u32] = &[
 ];
 
 /// Is it a terminal, how wide is it, does a socket block, and letting go of a probe.
-const IOCTLS: &[u32] = &[
+const CONTROLS: &[u32] = &[
     libc::TCGETS as u32,
     TCGETS2,
     libc::TIOCGWINSZ as u32,
@@ -241,31 +164,27 @@ fn program(architecture: u32, own_pid: u32) -> Vec<libc::sock_filter> {
         step(RETURN, REFUSE),
     ];
     for (number, only) in CALLS.iter().chain(OLDER_CALLS) {
-        let own = [own_pid];
-        let (argument, values) = match only {
-            Any => (0, &[][..]),
-            OneOf(argument, values) => (*argument, *values),
-            Ourselves(argument) => (*argument, &own[..]),
-            Without(argument, _) => (*argument, &[][..]),
-        };
-        let mut block = vec![step(LOAD, ARGUMENTS + 8 * argument)];
-        match only {
-            Any => block.clear(),
-            Without(_, bits) => {
-                block.push(jump(IF_ANY_BIT, *bits, 0, 1));
-                block.push(step(RETURN, REFUSE));
+        let begin = program.len();
+        program.push(jump(IF_EQUAL, u32::from(*number), 0, 0));
+        match only.check(&own_pid) {
+            None => {}
+            Some(Check::Without(argument, bits)) => {
+                program.push(step(LOAD, ARGUMENTS + 8 * u32::from(argument)));
+                program.push(jump(IF_ANY_BIT, bits, 0, 1));
+                program.push(step(RETURN, REFUSE));
             }
-            OneOf(..) | Ourselves(..) => {
+            Some(Check::OneOf(argument, values)) => {
+                program.push(step(LOAD, ARGUMENTS + 8 * u32::from(argument)));
                 for (at, value) in values.iter().enumerate() {
-                    let to_the_end = (values.len() - at) as u8;
-                    block.push(jump(IF_EQUAL, *value, to_the_end, 0));
+                    let to_allow = (values.len() - at) as u8;
+                    program.push(jump(IF_EQUAL, *value, to_allow, 0));
                 }
-                block.push(step(RETURN, REFUSE));
+                program.push(step(RETURN, REFUSE));
             }
         }
-        block.push(step(RETURN, ALLOW));
-        program.push(jump(IF_EQUAL, *number as u32, 0, block.len() as u8));
-        program.append(&mut block);
+        program.push(step(RETURN, ALLOW));
+        // Another number goes on behind all that.
+        program[begin].jf = (program.len() - begin - 1) as u8;
     }
     program.push(step(RETURN, REFUSE));
     program
@@ -326,12 +245,14 @@ mod tests {
     fn what_is_listed_is_allowed_and_nothing_else() {
         let listed = |number: u32| {
             let mut all = CALLS.iter().chain(OLDER_CALLS);
-            all.find(|(listed, _)| *listed as u32 == number)
+            all.find(|(listed, _)| u32::from(*listed) == number)
         };
         for number in 0..1024 {
             let allowed = allows(number.into(), [0; 6]);
             match listed(number) {
-                Some((_, Any | Without(..))) => assert!(allowed, "{number}"),
+                Some((_, Only::Any | Only::NotExecuted | Only::Fork)) => {
+                    assert!(allowed, "{number}")
+                }
                 Some(_) => {}
                 None => assert!(!allowed, "{number}"),
             }
@@ -410,5 +331,45 @@ mod tests {
         assert!(with(libc::SYS_ioctl, 1, libc::TIOCGWINSZ | 1 << 32));
         assert!(with(libc::SYS_bpf, 0, 3) && !with(libc::SYS_bpf, 0, 5));
         assert!(!with(libc::SYS_prctl, 0, libc::PR_SET_SECCOMP as u64));
+    }
+    /// In a copy of this process, which has one thread.
+    #[test]
+    fn a_confined_process_can_write_a_report_from_a_copy_and_run_nothing() {
+        let path = std::env::temp_dir().join(format!("conntracker-seccomp-{}", std::process::id()));
+        let work = || {
+            privileges::no_new().unwrap();
+            restrict().unwrap();
+            // SAFETY: as below.
+            let copy = unsafe { libc::fork() };
+            if copy == 0 {
+                let draft = path.with_extension("draft");
+                std::fs::write(&draft, "a report").unwrap();
+                std::fs::rename(&draft, &path).unwrap();
+                return 0;
+            }
+            let mut status = 0;
+            // SAFETY: the kernel writes the status.
+            let waited = unsafe { libc::waitpid(copy, &raw mut status, 0) };
+            assert!(copy > 0 && waited == copy && status == 0, "{status}");
+            let refusal = std::process::Command::new("/bin/true")
+                .status()
+                .unwrap_err();
+            assert_eq!(refusal.kind(), io::ErrorKind::PermissionDenied);
+            0
+        };
+        // SAFETY: the copy uses nothing that another thread may hold, allocations aside, whose locks the C
+        // library keeps in order; it ends here.
+        let copy = unsafe { libc::fork() };
+        if copy == 0 {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            // SAFETY: ends the copy.
+            unsafe { libc::_exit(result.unwrap_or(1)) };
+        }
+        let mut status = -1;
+        // SAFETY: the kernel writes the status.
+        unsafe { libc::waitpid(copy, &raw mut status, 0) };
+        assert_eq!(status, 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a report");
+        std::fs::remove_file(&path).unwrap();
     }
 }
