@@ -109,7 +109,7 @@ pub fn write_end(summary: &Summary<'_>, format: Format, out: &mut Vec<u8>) {
 }
 
 /// Appends text that a stranger may have chosen: nothing in it reaches a terminal as a command.
-fn escaped(out: &mut Vec<u8>, text: &str) {
+pub fn escaped(out: &mut Vec<u8>, text: &str) {
     for character in text.chars() {
         if steers(character) {
             out.extend(character.escape_default().map(|character| character as u8));

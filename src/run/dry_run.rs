@@ -15,10 +15,11 @@ use crate::firewall::state::StateFile;
 use crate::limits::BYTES_PER_FLOW;
 use crate::owner::ladder::PROCFS;
 use crate::owner::probe_events;
+use crate::report::escaped;
 use crate::sys::modules::{CTNETLINK, NF_CONNTRACK, NFNETLINK, Presence};
 use crate::sys::rights::Right;
 use crate::sys::{instance, machine};
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::path::Path;
 
 /// Prints what would be done, one line each. Returns the exit status.
@@ -36,14 +37,14 @@ pub fn run(options: &Options) -> Result<u8> {
     files(options, &mut plan);
     after_the_start(options, &mut plan);
     at_the_end(options, &foreseen, &mut plan);
-    super::log::print(&plan.text)?;
+    super::log::print(&String::from_utf8_lossy(&plan.text))?;
     Ok(if plan.fails { EXIT_FAILED } else { 0 })
 }
 
 /// What would be done, as far as it would come.
 #[derive(Debug, Default)]
 struct Plan {
-    text: String,
+    text: Vec<u8>,
     fails: bool,
 }
 
@@ -70,8 +71,8 @@ impl Plan {
 
     /// Names of files and processes are somebody's choice, and may not steer a terminal.
     fn line(&mut self, line: impl Display) {
-        let line = line.to_string().replace(char::is_control, "?");
-        let _ = writeln!(self.text, "{line}"); // a String takes all
+        escaped(&mut self.text, &line.to_string());
+        self.text.push(b'\n');
     }
 }
 
@@ -350,10 +351,8 @@ mod tests {
         plan.fail("no \u{1b}[2J");
         plan.step("go on");
         plan.fail("nor that");
-        assert_eq!(
-            plan.text,
-            "would begin\nwould fail: no ?[2J\nwould fail: nor that\n"
-        );
+        let expected = "would begin\nwould fail: no \\u{1b}[2J\nwould fail: nor that\n";
+        assert_eq!(String::from_utf8(plan.text).unwrap(), expected);
         assert!(plan.fails);
     }
 }

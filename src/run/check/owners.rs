@@ -69,9 +69,11 @@ fn bpf() -> Line {
     match (BPF.presence(), &missing[..]) {
         (Presence::Absent, _) => Line::new("bpf", State::Missing, "this kernel has no bpf(2)")
             .advise("a kernel with CONFIG_BPF_SYSCALL"),
-        (_, []) if cfg!(feature = "bpf") => {
-            Line::new("bpf", State::Ok, "bpf(2) is there, and we may use it")
-        }
+        (_, []) if cfg!(feature = "bpf") => Line::new(
+            "bpf",
+            State::Ok,
+            "bpf(2) is there, and we have the capabilities for it",
+        ),
         (_, []) => Line::new(
             "bpf",
             State::Missing,
