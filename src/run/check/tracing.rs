@@ -3,6 +3,7 @@
 use super::foreseen::Foreseen;
 use super::place::process;
 use crate::firewall::nf_log;
+use crate::firewall::prospect::Basis;
 use crate::owner::sockets::holder_of_port_id;
 use crate::report::checkup::{Line, State};
 use crate::sys::modules::{NFLOG, Presence};
@@ -18,7 +19,13 @@ fn rung(foreseen: &Foreseen) -> Line {
         Err(error) => Line::new(NAME, State::Missing, error.to_string()),
         Ok(found) => {
             let prospect = &found.prospect;
-            let mut reasons = vec![format!("{} (-t)", prospect.basis)];
+            let how = match prospect.basis {
+                Basis::Tried => {
+                    "tried: the kernel would take its table; expected: and what is in it (-t)"
+                }
+                _ => "expected (-t)",
+            };
+            let mut reasons = vec![how.to_owned()];
             reasons.extend(prospect.refused.iter().cloned());
             let detail = reasons.join("; ");
             let line = match prospect.rung {
