@@ -11,7 +11,7 @@ use super::legacy::Chain;
 use super::nft::{self, Table};
 use super::prospect::{Basis, Prospect};
 use super::state::{self, Leftover, StateFile};
-use super::usage::{Usage, usage};
+use super::usage::{Usage, usage, usage_besides};
 use super::watchdog::Watchdog;
 use crate::error::{Error, Result};
 use crate::sys::machine;
@@ -128,9 +128,10 @@ pub fn idle(how: Activation, ipv6: Option<bool>) -> Idle {
     Idle::of(usage(how.asks_nft()), ipv6)
 }
 
-/// The same, where nothing may be loaded by the question.
-pub fn idle_as_it_is(ipv6: Option<bool>) -> Idle {
-    Idle::of(usage(false), ipv6)
+/// What it will be once the next start has removed what an earlier run left; the question loads nothing.
+pub fn idle_after_sweep(ipv6: Option<bool>) -> Idle {
+    let left = StateFile::of_this_namespace().and_then(|state| state.read());
+    Idle::of(usage_besides(false, &left.unwrap_or_default()), ipv6)
 }
 
 impl Idle {

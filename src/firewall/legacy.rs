@@ -193,7 +193,8 @@ impl Chain {
     /// which would load it.
     pub fn could_be_made(&self) -> Result<()> {
         let chain = self.purpose.chain();
-        let doing = format_args!("making chain {chain} in the legacy table {}", self.table);
+        let what = Leftover::LegacyChain(self.clone());
+        let doing = format_args!("making {what}");
         let rights = rights::missing(&[Right::NetAdmin, Right::NetRaw]);
         if !rights.is_empty() {
             let cause = format!("it needs {}", rights.join(" and "));
@@ -209,7 +210,7 @@ impl Chain {
                 underflow: table.underflow,
             };
             let mut places = Places::new(&table.entries, self.ipv6, hooks).flatten();
-            let is_left = state::is_written_down(&Leftover::LegacyChain(self.clone()));
+            let is_left = state::is_written_down(&what);
             if !is_left && places.any(|place| place.chain.name == chain.as_bytes()) {
                 let cause = "there is one already, which is not ours";
                 return Err(Error::failed(doing, cause, ""));

@@ -182,7 +182,7 @@ pub fn any_rule() -> bool {
     any
 }
 
-/// The flowtables of this namespace, as "family table name" and whether hardware has them. Asks
+/// The flowtables of this namespace, as "name in table table" and whether hardware has them. Asks
 /// nf_tables, which is to be there already.
 pub fn flowtables() -> io::Result<Vec<(String, bool)>> {
     let mut found = Vec::new();

@@ -342,6 +342,41 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_without_an_end_is_one_that_the_kernel_forgets() {
+        let mut batch = Batch::new(NFPROTO_INET, "t");
+        batch.new_table(NFT_TABLE_F_OWNER);
+        let (request, acknowledged) = batch.unfinished();
+        let kinds: Vec<_> = Messages::new(request.bytes())
+            .map(|m| m.unwrap().kind)
+            .collect();
+        assert_eq!((&kinds[..], acknowledged), (&[0x10, 0x0a00][..], 1));
+    }
+
+    #[test]
+    fn flowtables_are_read_with_and_without_flags() {
+        let of = |flags: Option<u32>| {
+            let mut request = Request::new(0, 0, 0, NFPROTO_INET);
+            request.put_str(NFTA_FLOWTABLE_TABLE, "fast");
+            request.put_str(NFTA_FLOWTABLE_NAME, "swift");
+            if let Some(flags) = flags {
+                request.put_be32(NFTA_FLOWTABLE_FLAGS, flags);
+            }
+            request
+        };
+        for (flags, in_hardware) in [(None, false), (Some(2), false), (Some(1), true)] {
+            let request = of(flags);
+            let message = Messages::new(request.bytes()).next().unwrap().unwrap();
+            let (_, attributes) = message.netfilter().unwrap();
+            let expected = (&b"fast"[..], &b"swift"[..], in_hardware);
+            assert_eq!(flowtable(attributes), Some(expected));
+        }
+        assert_eq!(flowtable(Attributes::new(&[])), None);
+        let dump = flowtables_request(1);
+        let message = Messages::new(dump.bytes()).next().unwrap().unwrap();
+        assert_eq!((message.kind, message.flags), (0x0a17, 0x301));
+    }
+
+    #[test]
     fn expressions_are_found_by_name_and_extensions_by_theirs() {
         let mut request = Request::new(0, 0, 0, 0);
         request.nest(NFTA_RULE_EXPRESSIONS, |expressions| {

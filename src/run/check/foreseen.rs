@@ -26,7 +26,7 @@ pub(in crate::run) struct Foreseen {
 impl Foreseen {
     /// Looks at all of it, whether or not these options ask for it.
     pub(in crate::run) fn of(options: &Options) -> Foreseen {
-        let idle = activation::idle_as_it_is(options.filter.ipv6);
+        let idle = activation::idle_after_sweep(options.filter.ipv6);
         let owned = instrument::prospect(&Wishes {
             rung: Rung::NftOwned,
             ..wishes(options, idle)
