@@ -361,6 +361,7 @@ fn prospect_of_nft(idle: Idle) -> Result<Prospect> {
     };
     let mut prospect = Prospect::of(rung, basis);
     if !owned {
+        state::could_be_written_down()?;
         prospect
             .deeds
             .push(state::told(&Leftover::NftTable(family)));

@@ -200,6 +200,7 @@ impl Chain {
             let cause = format!("it needs {}", rights.join(" and "));
             return Err(Error::failed(doing, cause, "run it as root"));
         }
+        state::could_be_written_down()?;
         if xtables::loaded_tables(self.ipv6).contains(&self.table) {
             let Ok(table) = xtables::table(self.ipv6, &self.table) else {
                 return Ok(()); // the program reads it in its own way

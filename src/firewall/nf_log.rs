@@ -153,6 +153,9 @@ pub fn prospect(ipv4: bool, ipv6: bool, loaded: bool) -> Result<LinesProspect, S
     };
     let ours = if socket.is_ok() { TO_NFLOG } else { NOWHERE };
     let bindings = planned(&families, ours)?;
+    if !bindings.is_empty() {
+        state::could_be_written_down().map_err(|error| error.to_string())?;
+    }
     Ok(LinesProspect { socket, bindings })
 }
 

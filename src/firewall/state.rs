@@ -10,6 +10,7 @@ use super::nf_log::LogBinding;
 use crate::error::{Error, Result};
 use crate::sys::machine;
 use crate::sys::place::Place;
+use rustix::fs::{Access, AtFlags, accessat};
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -124,10 +125,20 @@ impl StateFile {
 /// Writes down what is about to be made, in the file of this namespace.
 pub fn write_down(leftovers: &[Leftover]) -> Result<()> {
     let file = StateFile::of_this_namespace();
-    file.and_then(|file| file.add(leftovers)).map_err(|error| {
-        let doing = "writing down under /run what a kill -9 would leave behind";
-        Error::failed(doing, error, "")
-    })
+    file.and_then(|file| file.add(leftovers)).map_err(unwritten)
+}
+
+fn unwritten(error: io::Error) -> Error {
+    let doing = "writing down under /run what a kill -9 would leave behind";
+    Error::failed(doing, error, "")
+}
+
+/// Whether `write_down` could do it.
+pub fn could_be_written_down() -> Result<()> {
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    let file = StateFile::of_this_namespace().map_err(unwritten)?;
+    let accessible = accessat(file.place.folder(), ".", access, AtFlags::EACCESS);
+    accessible.map_err(|errno| unwritten(errno.into()))
 }
 
 /// Whether an earlier run has left this, which the next start removes before anything else.

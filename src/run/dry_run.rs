@@ -11,7 +11,7 @@ use crate::cli::{Activation, Options, Output};
 use crate::error::{EXIT_FAILED, Result};
 use crate::firewall::activation::Idle;
 use crate::firewall::prospect::Prospect;
-use crate::firewall::state::StateFile;
+use crate::firewall::state::{StateFile, could_be_written_down};
 use crate::limits::BYTES_PER_FLOW;
 use crate::owner::ladder::PROCFS;
 use crate::owner::probe_events;
@@ -112,6 +112,9 @@ fn lock(plan: &mut Plan) {
             plan.fail(format_args!(
                 "conntracker runs already in this network namespace: {who}"
             ));
+        }
+        Ok(None) if could_be_written_down().is_err() => {
+            plan.step("go on without a lock: /run cannot be written to");
         }
         Ok(None) => plan.step(format_args!("lock {path}, with its process id in it")),
         Err(error) => plan.step(format_args!(

@@ -7,12 +7,13 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// A part of the kernel: a module, and a function by which it is known where it is built in.
+/// A part of the kernel: a module, and functions of which it has one, by which it is known where it is
+/// built in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// As modprobe knows it.
     pub module: &'static str,
-    function: &'static str,
+    functions: &'static [&'static str],
 }
 
 /// Whether a part is there.
@@ -28,36 +29,42 @@ pub enum Presence {
     Unknown,
 }
 
-const fn part(module: &'static str, function: &'static str) -> Part {
-    Part { module, function }
+const fn part(module: &'static str, functions: &'static [&'static str]) -> Part {
+    Part { module, functions }
 }
 
 /// NETLINK_NETFILTER itself.
-pub const NFNETLINK: Part = part("nfnetlink", "nfnetlink_subsys_register");
+pub const NFNETLINK: Part = part("nfnetlink", &["nfnetlink_subsys_register"]);
 /// Connection tracking.
-pub const NF_CONNTRACK: Part = part("nf_conntrack", "nf_conntrack_in");
+pub const NF_CONNTRACK: Part = part("nf_conntrack", &["nf_conntrack_in"]);
 /// Its events and dumps.
-pub const CTNETLINK: Part = part("nf_conntrack_netlink", "ctnetlink_dump_table");
+pub const CTNETLINK: Part = part("nf_conntrack_netlink", &["ctnetlink_dump_table"]);
 /// nf_tables.
-pub const NF_TABLES: Part = part("nf_tables", "nft_register_expr");
+pub const NF_TABLES: Part = part("nf_tables", &["nft_register_expr"]);
 /// NFLOG.
-pub const NFLOG: Part = part("nfnetlink_log", "nfulnl_log_packet");
+pub const NFLOG: Part = part("nfnetlink_log", &["nfulnl_log_packet"]);
 /// The legacy tables of IPv4.
-pub const IP_TABLES: Part = part("ip_tables", "ipt_register_table");
+pub const IP_TABLES: Part = part("ip_tables", &["ipt_register_table"]);
 /// The legacy tables of IPv6.
-pub const IP6_TABLES: Part = part("ip6_tables", "ip6t_register_table");
+pub const IP6_TABLES: Part = part("ip6_tables", &["ip6t_register_table"]);
 /// The table raw of IPv4.
-pub const IPTABLE_RAW: Part = part("iptable_raw", "iptable_raw_table_init");
+pub const IPTABLE_RAW: Part = part(
+    "iptable_raw",
+    &["iptable_raw_table_init", "iptable_raw_hook"],
+);
 /// The table raw of IPv6.
-pub const IP6TABLE_RAW: Part = part("ip6table_raw", "ip6table_raw_table_init");
+pub const IP6TABLE_RAW: Part = part(
+    "ip6table_raw",
+    &["ip6table_raw_table_init", "ip6table_raw_hook"],
+);
 /// Who holds which TCP socket.
-pub const TCP_DIAG: Part = part("tcp_diag", "tcp_diag_dump");
+pub const TCP_DIAG: Part = part("tcp_diag", &["tcp_diag_dump"]);
 /// Who holds which UDP socket.
-pub const UDP_DIAG: Part = part("udp_diag", "udp_diag_dump");
+pub const UDP_DIAG: Part = part("udp_diag", &["udp_diag_dump"]);
 /// Probes that are made by a line in kprobe_events.
-pub const KPROBE_EVENTS: Part = part("", "kprobe_dispatcher");
+pub const KPROBE_EVENTS: Part = part("", &["kprobe_dispatcher"]);
 /// Programs in the kernel.
-pub const BPF: Part = part("", "bpf_prog_load");
+pub const BPF: Part = part("", &["bpf_prog_put"]);
 
 const PARTS: [Part; 13] = [
     NFNETLINK,
@@ -78,7 +85,11 @@ const PARTS: [Part; 13] = [
 impl Part {
     /// Whether it is in the kernel now: loaded, or built in.
     pub fn is_there(self) -> bool {
-        self.is_loaded() || built_in().contains(&self.function)
+        self.is_loaded()
+            || self
+                .functions
+                .iter()
+                .any(|function| built_in().contains(function))
     }
 
     fn is_loaded(self) -> bool {
@@ -93,6 +104,9 @@ impl Part {
         let folder = Path::new("/lib/modules").join(machine::kernel_release());
         let list = |name: &str| fs::read_to_string(folder.join(name)).ok();
         let (built_in, loadable) = (list("modules.builtin"), list("modules.dep"));
+        if folder.join(format!("{}.ko", self.module)).exists() {
+            return Presence::OnDemand; // a router's folder without a list
+        }
         let has_symbols = !self::built_in().is_empty();
         let is_no_module = self.module.is_empty();
         presence(self.module, built_in.as_deref(), loadable.as_deref()).unwrap_or(
@@ -149,8 +163,8 @@ fn functions_in(mut symbols: impl BufRead) -> Vec<&'static str> {
         // ffffffff81f4b960 T nft_register_expr
         let name = line.rsplit(|byte| *byte == b' ').next();
         let name = name.unwrap_or_default().trim_ascii_end();
-        let part = PARTS.iter().find(|part| part.function.as_bytes() == name);
-        found.extend(part.map(|part| part.function));
+        let mut known = PARTS.iter().flat_map(|part| part.functions);
+        found.extend(known.find(|function| function.as_bytes() == name));
         line.clear();
     }
     found
@@ -186,7 +200,7 @@ mod tests {
 
     #[test]
     fn this_kernel_has_symbols_or_says_that_it_does_not_know() {
-        let nothing = part("no_such_module_of_ours", "no_such_function_of_ours");
+        let nothing = part("no_such_module_of_ours", &["no_such_function"]);
         assert!(!nothing.is_there());
         assert_ne!(nothing.presence(), Presence::There);
     }

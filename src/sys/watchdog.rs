@@ -135,6 +135,9 @@ fn settle(line: &UnixStream) {
             libc::SIGQUIT,
             libc::SIGTERM,
             libc::SIGPIPE,
+            // What is meant for the parent may be sent to all of its name.
+            libc::SIGUSR1,
+            libc::SIGUSR2,
         ] {
             libc::signal(signal, libc::SIG_IGN);
         }

@@ -78,6 +78,9 @@ fn of_nft(wishes: &Wishes, owned: &[bool]) -> Found {
 /// the kernel forgets them.
 fn could_be_made(owned: bool) -> std::result::Result<Basis, String> {
     let knows_owners = machine::is_linux(5, 12);
+    if !owned {
+        state::could_be_written_down().map_err(|error| error.to_string())?;
+    }
     match NF_TABLES.presence() {
         Presence::Absent => Err(making(owned, NO_NFT)),
         _ if owned && !knows_owners => Err(making(owned, TOO_OLD)),
