@@ -353,10 +353,14 @@ class Debian(Appliance):
         """dpkg --root without chroot: for another machine, so nothing is done on this one."""
         self.root.must("mkdir", "-p", "/tmp/image/var/lib/dpkg/info", "/tmp/image/var/lib/dpkg/updates")
         self.root.write("/tmp/image/var/lib/dpkg/status", "")
+        for name in ("/usr/sbin/invoke-rc.d", "/usr/bin/systemctl"):
+            self.root.must("rm", "-f", name)
+            self.root.write(name, self.RECORDER, mode=0o755)
         before = self.tree()
         there = ("--root=/tmp/image", "--force-script-chrootless")
         self.dpkg(*there, "-i", "/tmp/debs/old.deb")
         self.assertEqual(self.root.processes_called("conntracker"), [])
+        self.assertFalse(self.root.exists("/tmp/calls"))
         self.assertEqual(self.tree(), before)
         self.assertTrue(self.root.exists("/tmp/image/usr/sbin/conntracker"))
         self.dpkg(*there, "-P", "conntracker")
