@@ -43,8 +43,33 @@ mount -t tmpfs tmpfs "$root/var/lib/dpkg"
 mkdir "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/var/lib/dpkg/triggers"
 : >"$root/var/lib/dpkg/status"
 mount -t tmpfs tmpfs "$root/var/log"
-exec chroot "$root" busybox sh -c 'while :; do sleep 1; done'
+{then}
 """
+
+IDLE = """exec chroot "$root" busybox sh -c 'while :; do sleep 1; done'"""
+
+# Of this machine's services none starts, and nothing of the kernel that is not a namespace's is written to. Its control
+# groups are below one of their own.
+SYSTEMD = """
+for unit in "$root"/lib/systemd/system/*.wants/* "$root"/etc/systemd/system/*.wants/* "$root"/etc/init.d/*; do
+    case $unit in
+    */systemd-journald.*) ;;
+    */init.d/*) rm "$unit" ;;
+    *) ln -sf /dev/null "$root/etc/systemd/system/${{unit##*/}}" ;;
+    esac
+done
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+mount -t sysfs -o ro sysfs "$root/sys"
+mkdir "$layers/groups"
+mount -t cgroup2 cgroup2 "$layers/groups"
+mkdir "$layers/groups/$2"
+echo 0 >"$layers/groups/$2/cgroup.procs"
+umount "$layers/groups"
+exec unshare --cgroup sh -c 'mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup" && exec chroot "$1" env -i container=docker \
+    PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=multi-user.target --log-level=warning' sh "$root"
+"""
+GROUPS_AWAY = 'mount -t cgroup2 cgroup2 /mnt && cd /mnt && if [ -d "$0" ]; then find "$0" -depth -type d -exec rmdir {} +; fi'
 
 ROUTER = """
 set -e
@@ -57,11 +82,11 @@ exec chroot "$root" /sbin/init
 class Root:
     """A machine that runs. To be ended by end(), which ends all its processes."""
 
-    def __init__(self, network, folder, script):
+    def __init__(self, network, folder, script, *arguments):
         self.folder = folder
         self._network = network
-        script = script.format(common=COMMON_MOUNTS)
-        argv = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", folder]
+        unshare = ["unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
+        argv = [*unshare, "sh", "-c", script, "sh", folder, *arguments]
         with network.inside("router"):
             self._holder = processes.start(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.pid = int(wait_for(self._first_process, "the first process of the machine"))
@@ -130,7 +155,23 @@ class Root:
 class DebianRoot(Root):
     def __init__(self, network, folder):
         os.mkdir(folder)
-        super().__init__(network, folder, DEBIAN)
+        super().__init__(network, folder, DEBIAN.format(common=COMMON_MOUNTS, then=IDLE))
+
+
+class SystemdRoot(Root):
+    """A Debian with systemd as its process 1."""
+
+    def __init__(self, network, folder):
+        os.mkdir(folder)
+        self._group = f"conntracker-{os.getpid()}-{os.path.basename(os.path.dirname(folder))}"
+        script = DEBIAN.format(common=COMMON_MOUNTS, then=SYSTEMD.format())
+        super().__init__(network, folder, script, self._group)
+        wait_for(lambda: self.run("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"), "systemd to run")
+
+    def end(self):
+        super().end()
+        away = ["unshare", "--mount", "--propagation", "private", "sh", "-c", GROUPS_AWAY, self._group]
+        wait_for(lambda: subprocess.run(away, capture_output=True).returncode == 0, "the control groups to be removed")
 
 
 class RouterRoot(Root):
@@ -171,7 +212,7 @@ class RouterRoot(Root):
             os.chmod(file.name, 0o755)
 
     def __init__(self, network, folder):
-        super().__init__(network, folder, ROUTER)
+        super().__init__(network, folder, ROUTER.format(common=COMMON_MOUNTS))
         wait_for(lambda: self.exists("/run/booted"), "busybox init to have run its scripts")
 
     def power_off(self):
