@@ -121,6 +121,20 @@ class InitScript(Appliance):
         self.assert_sees_flows(root)
         self.assertEqual(self.daemon(root), pid)
 
+    def test_what_it_is_asked_meanwhile(self):
+        """As the manual says: a report now, and a line of numbers to busybox's syslogd."""
+        root = self.router()
+        root.must("syslogd", "-O", "/var/log/messages")
+        self.call(root, "start")
+        pid = self.daemon(root)
+        line = self.line_of(self.traffic.udp(4))
+        root.must("kill", "-USR1", str(pid))
+        wait_for(lambda: root.exists(f"{LOG}.report") and line in root.read(f"{LOG}.report"), "the report")
+        root.must("kill", "-USR2", str(pid))
+        numbers = re.compile(rf"daemon\.\w+ conntracker\[{pid}\]: .*\b1 of 65536 flows\b")
+        wait_for(lambda: numbers.search(root.read("/var/log/messages")), lambda: f"numbers in {root.read('/var/log/messages')}")
+        self.assertEqual(self.daemon(root), pid)
+
     def test_a_stale_pidfile_ends_nobody(self):
         root = self.router()
         root.must("cp", "/bin/busybox", "/tmp/conntracker")
