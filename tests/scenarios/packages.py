@@ -1,5 +1,6 @@
 """The packages under test, made once in a run of the scenarios, out of the program under test."""
 
+import atexit
 import functools
 import glob
 import os
@@ -82,12 +83,7 @@ def _only(pattern):
 
 
 def _folder():
+    """One that is gone when the run of the scenarios ends, however it does."""
     folder = tempfile.mkdtemp(prefix="conntracker-packages-")
-    unittest.addModuleCleanup(_forget, folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _forget(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    for each in (binaries, made, newer_deb):
-        each.cache_clear()

@@ -4,11 +4,14 @@ DebianRoot is this machine's file system with a layer on top, so whatever is ins
 holds busybox and nothing else. Both have a /run, /tmp, /dev and /proc of their own.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import textwrap
 
 import processes
@@ -77,6 +80,23 @@ root=$1
 {common}
 exec chroot "$root" /sbin/init
 """
+
+
+@functools.cache
+def static_busybox():
+    """The one of this machine, or where that needs libraries, that of the distribution's other package. Both cannot be
+    installed, so this one is only unpacked."""
+    installed = shutil.which("busybox")
+    if "statically linked" in subprocess.run(["file", "-Lb", installed], capture_output=True, text=True).stdout:
+        return installed
+    folder = tempfile.mkdtemp(prefix="conntracker-busybox-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    script = "apt-get -q -o APT::Sandbox::User=root download busybox-static && dpkg-deb -x busybox-static_*.deb . && ls bin/busybox usr/bin/busybox"
+    done = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if line.endswith("/busybox")]
+    if not found:
+        raise AssertionError(f"no busybox-static to be had (apt-get update?): {done.stderr}")
+    return os.path.join(folder, found[0])
 
 
 class Root:
@@ -164,12 +184,17 @@ class SystemdRoot(Root):
     def __init__(self, network, folder):
         os.mkdir(folder)
         self._group = f"conntracker-{os.getpid()}-{os.path.basename(os.path.dirname(folder))}"
+        atexit.register(self._remove_groups)  # a run that is interrupted calls no end()
         script = DEBIAN.format(common=COMMON_MOUNTS, then=SYSTEMD.format())
         super().__init__(network, folder, script, self._group)
         wait_for(lambda: self.run("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"), "systemd to run")
 
     def end(self):
         super().end()
+        self._remove_groups()
+        atexit.unregister(self._remove_groups)
+
+    def _remove_groups(self):
         away = ["unshare", "--mount", "--propagation", "private", "sh", "-c", GROUPS_AWAY, self._group]
         wait_for(lambda: subprocess.run(away, capture_output=True).returncode == 0, "the control groups to be removed")
 
@@ -198,7 +223,7 @@ class RouterRoot(Root):
         for name in ("bin", "sbin", "usr/bin", "usr/sbin", "etc/init.d", "proc", "run", "tmp", "dev", "var", "root"):
             os.makedirs(os.path.join(folder, name))
         busybox = os.path.join(folder, "bin/busybox")
-        shutil.copy(shutil.which("busybox"), busybox)
+        shutil.copy(static_busybox(), busybox)
         commands = subprocess.run([busybox, "--list-full"], check=True, capture_output=True, text=True).stdout.split()
         for command in commands:
             place = os.path.join(folder, command)
