@@ -445,6 +445,8 @@ class Systemd(Appliance):
         self.systemctl("reload")
         wait_for(lambda: self.root.exists(LOG), "a new log")
         self.assert_sees_flows(self.root)
+        self.root.must("sh", "-c", "kill -USR1 $(systemctl show -P MainPID conntracker)")
+        wait_for(lambda: self.root.exists(f"{LOG}.report"), "the report")
         self.assertEqual(self.active(), first)
         self.root.must("dpkg", "-i", "/tmp/debs/new.deb")
         self.assertNotEqual(self.active(), first)

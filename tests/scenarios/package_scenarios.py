@@ -151,6 +151,7 @@ class Words(InFolder):
         said = self.run_quietly("busybox", "ash", "-euc", self.PROCD, "ash", os.path.join(APPLIANCE, "conntracker.procd")).splitlines()
         self.assertEqual(said[0], "open")
         self.assertEqual(said[1], "command 7: /usr/sbin/conntracker -f -o /var/log/conntracker.log --follow --rotate 1m,2")
+        self.assertIn("pidfile 1: /var/run/conntracker.pid", said)
         self.assertIn("respawn 3: 3600 5 5", said)
         self.assertEqual(said[-2:], ["close", "signal conntracker"])
 
