@@ -111,12 +111,16 @@ class Packages(InFolder):
             (line,) = (line for line in manifest if line.startswith("version = "))
         return line.split('"')[1]
 
-    def test_a_missing_program_is_told(self):
+    def test_a_program_that_is_missing_or_old_is_told(self):
         argv = [os.path.join(REPOSITORY, "scripts/package"), "--from", self.folder, "--out", self.path("out")]
-        done = subprocess.run(argv, capture_output=True, text=True)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("conntracker-x86_64 is missing", done.stderr)
-        self.assertFalse(os.path.exists(self.path("out")))
+        for word in ("is missing", "is not of version"):
+            with self.subTest(word=word):
+                done = subprocess.run(argv, capture_output=True, text=True)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(f"conntracker-x86_64 {word}", done.stderr)
+                self.assertFalse(os.path.exists(self.path("out")))
+            with open(self.path("conntracker-x86_64"), "w", encoding="ascii") as old:
+                old.write("conntracker 0.0.1\n")
 
 
 class Words(InFolder):
