@@ -44,6 +44,10 @@ class Tool:
         with open(self._paths["stderr"], encoding="utf-8", errors="backslashreplace") as file:
             return file.read()
 
+    @property
+    def output_path(self):
+        return self._paths["stdout"]
+
     def output(self):
         with open(self._paths["stdout"], encoding="utf-8", errors="backslashreplace") as file:
             return file.read()
