@@ -49,6 +49,7 @@ pub fn inflate(packed: &[u8], len: usize) -> io::Result<Vec<u8>> {
     stream.next_out = bytes.as_mut_ptr();
     stream.avail_out = short(len)?;
     let stream = &raw mut stream;
+    let stream_len = c_int::try_from(size_of::<Stream>()).unwrap_or_default();
     // SAFETY: the stream is laid out as zlib's own, which it checks by version and size.
     if unsafe { init(stream, RAW, c"1".as_ptr(), stream_len) } != Z_OK {
         return Err(io::ErrorKind::OutOfMemory.into());
