@@ -80,10 +80,12 @@ impl Watchdog {
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => watch(childs_end, parent, duties),
-            child => Ok(Watchdog {
-                child: Pid::from_raw(child).ok_or(ErrorKind::InvalidData)?,
-                line,
-            }),
+            child => {
+                drop(childs_end);
+                let child = Pid::from_raw(child).ok_or(ErrorKind::InvalidData)?;
+                (&line).read_exact(&mut [0])?; // it has let go of what is ours
+                Ok(Watchdog { child, line })
+            }
         }
     }
 
@@ -115,6 +117,7 @@ fn watch(line: UnixStream, parent: Pid, duties: Duties) -> ! {
     let act = std::panic::catch_unwind(|| {
         settle(&line);
         (duties.confine)();
+        let _ = (&line).write_all(&[0]); // where the parent is gone, the first read says so
         serve_until_end(line, parent, duties.serve)
     });
     if matches!(act, Ok(true)) {
