@@ -35,6 +35,8 @@ pub struct Counters {
 
     /// Finished flows removed to make room.
     pub evicted: u64,
+    /// The same where their end had been written before (`--follow`): nothing is missed.
+    pub forgotten: u64,
     /// Flows that became part of another entry's count.
     pub folded: u64,
     /// Flows that found no room, as they were first reported.

@@ -122,6 +122,7 @@ pub fn stats(out: &mut Vec<u8>, summary: &Summary<'_>) {
             table.number("capacity", u64::from(summary.capacity));
             table.number("flows", u64::from(summary.flows));
             table.number("evicted", counters.evicted);
+            table.number("forgotten", counters.forgotten);
             table.number("folded", counters.folded);
             table.number("refused", counters.refused);
             table.number("refused_late", counters.refused_late);

@@ -152,6 +152,7 @@ impl<W: Write> Numbers<W> {
             ("destroy", counters.destroy),
             ("dumped", counters.dumped),
             ("filtered", counters.filtered),
+            ("forgotten", counters.forgotten),
             ("traced_packet", counters.traced),
             ("trace_message", counters.trace_messages),
             ("owner_record", counters.owner_records),

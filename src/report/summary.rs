@@ -99,6 +99,10 @@ impl fmt::Display for Summary<'_> {
                 self.flows, counters.new, counters.destroy
             )?;
         }
+        if counters.forgotten > 0 {
+            let count = counters.forgotten;
+            write!(out, "; {count} finished flows were written and made room")?;
+        }
         match &self.owning {
             Some(owning) => write!(
                 out,

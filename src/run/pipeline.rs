@@ -77,6 +77,14 @@ impl<'a> Pipeline<'a> {
 
     /// Takes one input. Says how far the dump is where the input belongs to one.
     pub fn take(&mut self, input: &Input<'_>) -> DumpProgress {
+        let progress = self.apply(input);
+        if self.follow.is_some() {
+            self.counters.forgotten += std::mem::take(&mut self.counters.evicted);
+        }
+        progress
+    }
+
+    fn apply(&mut self, input: &Input<'_>) -> DumpProgress {
         match input.what {
             What::Events {
                 bytes,

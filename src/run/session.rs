@@ -19,12 +19,12 @@ use super::source::{EventSource, Queue};
 use super::status::{Status, StatusLine};
 use super::table::new_table;
 use super::trace_input::TraceInput;
-use super::trace_source::TraceSource;
+use super::trace_source::{TraceSource, wishes};
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::event::DumpPass;
-use crate::firewall::activation::{self, Activated, Activation, Idle};
-use crate::firewall::instrument::{Instrument, Wishes};
+use crate::firewall::activation::{self, Activated, Idle};
+use crate::firewall::instrument::Instrument;
 use crate::limits::COALESCE;
 use crate::report::summary::{Rungs, Summary};
 use crate::sys::process::Told;
@@ -144,17 +144,9 @@ impl<'a> Session<'a> {
         if !options.trace {
             return Ok(());
         }
-        let leaves_idle = options.activation == Activation::Off && idle != Idle::default();
-        let wishes = Wishes {
-            rung: options.trace_rung,
-            everything: options.everything,
-            rate: options.trace_rate,
-            conntrack: !leaves_idle,
-            ipv4: options.filter.ipv6 != Some(true),
-            ipv6: options.filter.ipv6 != Some(false),
-        };
+        let wishes = wishes(options, idle);
         let instrument = Instrument::start(&wishes)?;
-        let lets_go = options.everything && !leaves_idle && instrument.rung.starts_with("nft");
+        let lets_go = wishes.everything && wishes.conntrack && instrument.rung.starts_with("nft");
         let (everything, intake) = (options.everything, &mut self.intake);
         self.trace = Some(TraceSource::begin(instrument, everything, lets_go, intake));
         Ok(())
@@ -340,7 +332,7 @@ impl<'a> Session<'a> {
         } else {
             Asked::default()
         };
-        self.heed(asked)?;
+        self.heed(asked);
         Ok(asked.end)
     }
 

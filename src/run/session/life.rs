@@ -137,7 +137,7 @@ impl Session<'_> {
     }
 
     /// Does what signals ask for, their end aside.
-    pub(super) fn heed(&mut self, asked: Asked) -> Result<()> {
+    pub(super) fn heed(&mut self, asked: Asked) {
         if asked.reopen {
             if let Some(follow) = &mut self.intake.pipeline.follow {
                 follow.reopen();
@@ -153,19 +153,14 @@ impl Session<'_> {
         } else if asked.report && self.life.report == Stage::Idle {
             self.life.report = Stage::Asked;
         }
-        Ok(())
     }
 
     /// Does what is due.
     pub(super) fn live(&mut self, now: Duration) -> Result<()> {
         log::flush();
-        if self
-            .life
-            .notify
-            .interval
-            .is_some_and(|_| now >= self.life.alive_due)
-        {
-            self.life.alive_due = now + self.life.notify.interval.unwrap_or_default();
+        let interval = self.life.notify.interval;
+        if let Some(interval) = interval.filter(|_| now >= self.life.alive_due) {
+            self.life.alive_due = now + interval;
             let brief = self.brief();
             self.life
                 .notify
