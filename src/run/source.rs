@@ -42,6 +42,8 @@ pub struct EventSource {
     socket: Socket,
     batch: Batch,
     drops: Option<DropCounter>,
+    /// A loss is counted that the kernel has not told of yet.
+    is_counted: bool,
     groups: &'static [u32],
     /// Receive buffer as the kernel set it.
     pub buffer_bytes: u32,
@@ -82,6 +84,7 @@ impl EventSource {
             socket,
             batch,
             drops,
+            is_counted: false,
             groups,
             buffer_bytes,
             buffer_limited,
@@ -165,7 +168,10 @@ impl EventSource {
         match self.drops.as_mut().and_then(DropCounter::read) {
             Some(total) if total != intake.pipeline.counters.lost => {
                 intake.take(at_ns, What::LostTotal(total));
+                self.is_counted = !told;
             }
+            // Counted already, before the kernel came to say so.
+            _ if told && std::mem::take(&mut self.is_counted) => {}
             _ if told => {
                 intake.take(at_ns, What::LostUnknown);
             }

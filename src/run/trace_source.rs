@@ -44,6 +44,8 @@ pub struct TraceSource {
     nft_drops: Option<DropCounter>,
     log_drops: Option<DropCounter>,
     lost: u64,
+    /// A loss is counted that the kernel has not told of yet.
+    is_counted: bool,
     ruleset: RulesetReader,
     legacy: LegacyReader,
     quiet_at: Duration,
@@ -70,6 +72,7 @@ impl TraceSource {
             log_drops: drops(&instrument.log),
             instrument,
             lost: 0,
+            is_counted: false,
             ruleset: RulesetReader::new(),
             legacy: LegacyReader::new(),
             quiet_at: Duration::ZERO,
@@ -240,8 +243,9 @@ impl TraceSource {
         let total: u64 = counts.into_iter().flatten().sum();
         if total != self.lost {
             self.lost = total;
+            self.is_counted = !told;
             intake.trace(TraceInput::LostTotal(total));
-        } else if told {
+        } else if told && !std::mem::take(&mut self.is_counted) {
             intake.trace(TraceInput::LostUnknown);
         }
     }

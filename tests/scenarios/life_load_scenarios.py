@@ -14,6 +14,7 @@ from waiting import wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCES = "10.99.0.0"
+CONNTRACK_MAX = 262_144
 COUNTING = """
 table inet witness {
     chain c {
@@ -84,7 +85,7 @@ class TenMillion(Flood):
             self.assertEqual(process.wait(120), 0)
             made = self.new_flows() - flows
             descriptors = len(os.listdir(f"/proc/{daemon.pid}/fd"))
-            samples.append((resident_kib(daemon.pid), descriptors, (cpu_ticks(daemon.pid) - ticks) / made * 1e6))
+            samples.append((resident_kib(daemon.pid), descriptors, (cpu_ticks(daemon.pid) - ticks) / made * 1e4))
         total = self.new_flows()
         daemon.stop()
         stats = self.stats_of(self.path("report"))
@@ -92,10 +93,11 @@ class TenMillion(Flood):
         events, lost = stats["events"], stats["lost"]["events"]
         self.assertTrue(stats["lost"]["exact"])
         self.assertLessEqual(events["new"], total)
-        self.assertGreaterEqual(events["new"] + events["destroy"] + lost, 2 * total - len(self.network.run("router", "conntrack", "-L").splitlines()))
+        self.assertGreaterEqual(events["new"] + events["destroy"] + lost, 2 * total - CONNTRACK_MAX)  # those live
         self.assertLessEqual(events["new"] + events["destroy"] + lost, 2 * total)
         if lost == 0:
             self.assertEqual(events["new"], total)
+        print(f"     | {lost} events lost of {2 * total}; KiB, descriptors, us of CPU for each flow: {samples}", flush=True)
         memory, descriptors, cpu = zip(*samples)
         self.assertLessEqual(max(memory[2:]), memory[1] * 1.02 + 64, samples)
         self.assertLessEqual(max(descriptors) - min(descriptors), 4, samples)  # a report under way has some
