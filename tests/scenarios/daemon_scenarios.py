@@ -353,6 +353,28 @@ class Files(Background):
         self.assertFalse(os.path.exists(self.path("numbers")))
 
 
+    def test_hits_by_rule(self):
+        self.network.run("router", "nft", "add table inet fw")
+        self.network.run("router", "nft", "add chain inet fw c { type filter hook forward priority 10; }")
+        self.network.run("router", "nft", r'add rule inet fw c udp dport 9 counter comment "a\b=1,{c}"')
+        listed = json.loads(self.network.run("router", "nft", "-j", "list", "chain", "inet", "fw", "c"))
+        (handle,) = [each["rule"]["handle"] for each in listed["nftables"] if "rule" in each]
+        self.daemon("-t", "-o", self.path("report"), "--status", self.path("numbers"))
+        self.traffic.discard()
+        self.traffic.many_udp(different_ports(7))
+        counted = self.network.run("router", "nft", "list", "chain", "inet", "fw", "c")
+        self.assertIn("counter packets 7", counted)
+
+        def hits():
+            samples = samples_of(read(self.path("numbers"))) if os.path.exists(self.path("numbers")) else {}
+            return {series: count for series, count in samples.items() if f'handle="{handle}"' in series and "inet fw" in series}
+
+        ((series, count),) = wait_for(hits, "the hits").items()
+        self.assertEqual(count, 7)
+        self.assertIn('firewall="nft",table="inet fw",chain="c",kind="rule"', series)
+        self.assertIn(r'comment="a\\b=1,{c}"', series)
+
+
 SAMPLE = re.compile(r'(conntracker_[a-z_]+(?:\{[a-z]+="(?:[^"\\\n]|\\["\\n])*"(?:,[a-z]+="(?:[^"\\\n]|\\["\\n])*")*\})?) (\d+)')
 
 
