@@ -107,7 +107,6 @@ class Daemon:
         self.wait()
 
     def end(self):
-        self.caller.end()
         pid = self.pid
         if pid is None:
             with contextlib.suppress(FileNotFoundError, ValueError):
