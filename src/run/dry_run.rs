@@ -12,7 +12,7 @@ use crate::error::{EXIT_FAILED, Result};
 use crate::firewall::activation::Idle;
 use crate::firewall::prospect::Prospect;
 use crate::firewall::state::{StateFile, could_be_written_down};
-use crate::limits::BYTES_PER_FLOW;
+use crate::limits::{BYTES_PER_FLOW, STATUS_FILE_INTERVAL};
 use crate::owner::ladder::PROCFS;
 use crate::owner::probe_events;
 use crate::report::escaped;
@@ -281,6 +281,12 @@ fn files(options: &Options, plan: &mut Plan) {
             rotate.bytes, rotate.count
         ));
     }
+    if let Some(every) = options.every {
+        plan.step(format_args!(
+            "have its table read, and write the report from a child process, every {} s",
+            every.as_secs()
+        ));
+    }
     if options.daemon {
         let default = Path::new("/run/conntracker.pid");
         let path = options.pidfile.as_deref().unwrap_or(default);
@@ -295,8 +301,9 @@ fn files(options: &Options, plan: &mut Plan) {
     if let Some(path) = &options.status {
         match fitness(path) {
             Ok(_) => plan.step(format_args!(
-                "write numbers beside {} and rename them over it, every 10 s",
-                path.display()
+                "write numbers beside {} and rename them over it, every {} s",
+                path.display(),
+                STATUS_FILE_INTERVAL.as_secs()
             )),
             Err(reason) => plan.fail(format_args!("writing the status: {reason}")),
         }
