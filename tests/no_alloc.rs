@@ -120,7 +120,7 @@ fn events_reclaim_and_dumps_allocate_nothing() {
     std::fs::remove_file(recording).unwrap();
     let counters = pipeline.counters;
     assert!(
-        counters.evicted > 0 && counters.folded > 0 && counters.refused > 0,
+        counters.forgotten > 0 && counters.folded > 0 && counters.refused > 0,
         "{counters:?}"
     );
     assert_eq!(counters.rejected_framing, 1);

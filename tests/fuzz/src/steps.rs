@@ -151,7 +151,8 @@ impl<'a> Iterator for Steps<'a> {
             DUMP_BEGAN => What::DumpBegan(match control >> PASS_SHIFT & 3 {
                 0 => DumpPass::Initial,
                 1 => DumpPass::Final,
-                _ => DumpPass::Resync,
+                2 => DumpPass::Resync,
+                _ => DumpPass::Report,
             }),
             DUMP_ENDED => What::DumpEnded,
             DUMP_FAILED => What::DumpFailed,
@@ -186,6 +187,7 @@ pub fn append(out: &mut Vec<u8>, input: &Input<'_>, clock: u8) {
         What::DumpBegan(DumpPass::Initial) => (DUMP_BEGAN, None),
         What::DumpBegan(DumpPass::Final) => (DUMP_BEGAN | 1 << PASS_SHIFT, None),
         What::DumpBegan(DumpPass::Resync) => (DUMP_BEGAN | 2 << PASS_SHIFT, None),
+        What::DumpBegan(DumpPass::Report) => (DUMP_BEGAN | 3 << PASS_SHIFT, None),
         What::DumpEnded => (DUMP_ENDED, None),
         What::DumpFailed => (DUMP_FAILED, None),
         What::LostTotal(_) => (LOST, None),

@@ -44,6 +44,7 @@ fuzz_target!(|data: &[u8]| {
             Command::Capture(options)
             | Command::Replay(_, options)
             | Command::Blame(options)
+            | Command::Check(options)
             | Command::BlameReport(_, options),
         ) => check(&options),
         Ok(Command::Help | Command::Version) => {}
