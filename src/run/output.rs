@@ -9,7 +9,7 @@ use crate::sys::clock;
 use crate::sys::place::{Draft, Place, Unfit};
 use crate::sys::signal::{Signals, wait};
 use rustix::event::PollFlags;
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, Mode, fchmod, fstat};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -160,6 +160,17 @@ impl Sink<'_> {
     pub fn finish(self) -> io::Result<()> {
         if self.draft.is_some() {
             self.file.sync_data()?;
+        }
+        self.publish()
+    }
+
+    /// Makes it visible to everybody on the machine: for what holds no secrets.
+    pub(super) fn publish_to_all(self) -> io::Result<()> {
+        if self.draft.is_some() {
+            fchmod(
+                &self.file,
+                Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH,
+            )?;
         }
         self.publish()
     }

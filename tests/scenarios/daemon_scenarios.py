@@ -339,6 +339,7 @@ class Files(Background):
         self.traffic.tcp(4).close()
         wait_for(lambda: os.path.exists(self.path("numbers")) and 'protocol="udp"' in read(self.path("numbers")), "the numbers")
         text = read(self.path("numbers"))
+        self.assertEqual(stat.S_IMODE(os.stat(self.path("numbers")).st_mode), 0o644)  # node_exporter is not root
         samples = samples_of(text)
         self.assertEqual(samples['conntracker_flows{family="ipv4",protocol="udp",state="live"}'], 1)
         self.assertEqual(samples['conntracker_flows{family="ipv4",protocol="tcp",state="live"}'], 1)

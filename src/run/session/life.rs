@@ -245,7 +245,7 @@ impl Session<'_> {
                         at_ns,
                         &mut sink,
                     )
-                    .and_then(|()| sink.publish())
+                    .and_then(|()| sink.publish_to_all())
                 });
                 written?.map_err(|error| Error::failed(destination.doing(), error, ""))
             }

@@ -56,6 +56,7 @@ pub(super) const CALLS: &[Call] = &[
     any(libc::SYS_renameat),
     any(libc::SYS_renameat2),
     any(libc::SYS_ftruncate),
+    any(libc::SYS_fchmod), // numbers, for who collects them
     any(libc::SYS_fsync),
     any(libc::SYS_fdatasync),
     any(libc::SYS_flock),
