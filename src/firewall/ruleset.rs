@@ -1,6 +1,7 @@
 //! One generation of the nf_tables ruleset, as dumps tell of it: chains with their hooks, rules as
 //! they came, by chain and handle. Of sets only what a rule's text needs is ever asked for.
 
+use super::nft;
 use super::nft_rule::Set;
 use crate::limits::RULES_LEN_MAX;
 use crate::wire::attr::{Attributes, be32_of, be64_of};
@@ -71,7 +72,8 @@ impl Ruleset {
                     self.bytes.extend_from_slice(attributes);
                     let rules = &mut self.chains.entry(key).or_default().rules;
                     rules.push((handle, start..self.bytes.len()));
-                    self.rule_count += 1;
+                    let own = text_of(cursor, NFTA_RULE_TABLE) == Some(nft::TABLE.as_bytes());
+                    self.rule_count += usize::from(!own);
                 }
             }
             NFT_MSG_NEWSET => {
@@ -96,7 +98,7 @@ impl Ruleset {
         }
     }
 
-    /// How many rules it has.
+    /// How many rules it has, without the one that switches conntrack on for us.
     pub fn rule_count(&self) -> usize {
         self.rule_count
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::step::StepKind;
+use crate::firewall::nft as activation;
 use crate::wire::nftrace::{Trace, TraceKind};
 use crate::wire::request::Request;
 
@@ -162,4 +163,20 @@ fn after_a_loss_it_is_read_again_and_a_torn_reading_does_not_count() {
     read(&mut book, 8, &[(4, "new")]);
     assert!(!book.is_stale());
     assert_eq!(hit(&mut book, &mut ways, 4).as_deref(), Some("new"));
+}
+
+#[test]
+fn the_rule_that_switches_conntrack_on_for_us_does_not_count() {
+    let mut book = Book::default();
+    read(&mut book, 1, &[(2, "somebody's")]);
+    let own = attributes(|put| {
+        put.put_str(NFTA_RULE_TABLE, activation::TABLE);
+        put.put_str(NFTA_RULE_CHAIN, "on");
+        put.put(NFTA_RULE_HANDLE, &3u64.to_be_bytes());
+    });
+    assert_eq!(book.rule_count(), 1);
+    book.begin(Some(2));
+    book.take(NFT_MSG_NEWRULE, NFPROTO_INET, &own);
+    book.finish(true);
+    assert_eq!(book.rule_count(), 0);
 }
