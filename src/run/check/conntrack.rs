@@ -36,22 +36,16 @@ pub(super) fn lines(options: &Options, foreseen: &Foreseen) -> Vec<Line> {
 /// Whether the socket can be opened and the groups be joined.
 fn ctnetlink(options: &Options) -> Line {
     let line = |state, detail: String| Line::new("ctnetlink", state, detail).vital();
-    for part in [NFNETLINK, NF_CONNTRACK, CTNETLINK] {
+    let parts = [NFNETLINK, NF_CONNTRACK, CTNETLINK];
+    // one that cannot be had counts more than one before it that would be loaded
+    for part in &parts {
         let module = part.module;
         match part.presence() {
-            Presence::There => {}
+            Presence::There | Presence::OnDemand => {}
             Presence::Absent => {
                 return line(State::Missing, format!("this kernel has no {module}")).advise(
                     format!("a kernel with {module}, or the package that brings it"),
                 );
-            }
-            Presence::OnDemand if !Right::NetAdmin.is_ours() => {
-                return line(State::Missing, NO_RIGHT.to_owned());
-            }
-            Presence::OnDemand => {
-                let detail =
-                    format!("expected: the kernel would load {module} when it is asked for");
-                return line(State::Ok, detail);
             }
             Presence::Unknown => {
                 let detail = format!(
@@ -61,6 +55,13 @@ fn ctnetlink(options: &Options) -> Line {
                     .advise("start a capture: it says what it meets");
             }
         }
+    }
+    if let Some(Part { module, .. }) = parts.iter().find(|part| !part.is_there()) {
+        if !Right::NetAdmin.is_ours() {
+            return line(State::Missing, NO_RIGHT.to_owned());
+        }
+        let detail = format!("expected: the kernel would load {module} when it is asked for");
+        return line(State::Ok, detail);
     }
     match joined(options) {
         Ok(()) => line(
