@@ -94,6 +94,7 @@ fn alone(
     }
     session.open_follow(destination)?;
     confine::confine(options, destination, activated.rung, session.trace());
+    session.begin_dump()?;
     session.announce(&activated);
     if let Some(daemon) = daemon {
         daemon.ready()?;

@@ -232,11 +232,17 @@ impl<'a> Session<'a> {
         log::line(format_args!("capturing"));
     }
 
-    pub(super) fn capture(&mut self) -> Result<()> {
-        let allocations_before = alloc::count();
+    /// Begins the first dump, and reads its first part: where the kernel cannot dump its table it says
+    /// so at once, and the capture does not start.
+    pub(super) fn begin_dump(&mut self) -> Result<()> {
         self.began = clock::monotonic();
         self.dumper
             .begin(DumpPass::Initial, self.began, &mut self.intake)?;
+        self.dumper.read(&mut self.intake)
+    }
+
+    pub(super) fn capture(&mut self) -> Result<()> {
+        let allocations_before = alloc::count();
         let deadline = self.options.duration.map(|duration| self.began + duration);
         loop {
             let now = clock::monotonic();
