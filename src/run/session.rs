@@ -238,6 +238,7 @@ impl<'a> Session<'a> {
         self.began = clock::monotonic();
         self.dumper
             .begin(DumpPass::Initial, self.began, &mut self.intake)?;
+        self.behind_dump = true;
         self.dumper.read(&mut self.intake)
     }
 
