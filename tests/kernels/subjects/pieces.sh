@@ -71,3 +71,4 @@ for each in 'iptables-legacy 1001' 'iptables-nft 1002'; do
 		[ "$(count_flows ".original.dport == $port and (.verdict | contains(\"drop\")) and .blame.firewall == \"${each% *}\" and .blame.chain == \"FORWARD\"")" = 1 ]
 done
 ok "exit status $status, legacy: $(stats .trace.legacy), rule: $(flows '.original.dport == 1001' | jq -r '.blame.rule // "by its position"')" without-iptables
+ok "each by itself"
