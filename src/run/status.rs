@@ -4,6 +4,7 @@ use crate::limits::STATUS_INTERVAL;
 use crate::sys::signal::wait;
 use rustix::event::PollFlags;
 use rustix::termios::isatty;
+use std::cell::Cell;
 use std::io::{self, Cursor, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -15,6 +16,14 @@ pub struct StatusLine {
     next: Duration,
     events_before: u64,
     drawn_before: Duration,
+    is_there: Cell<bool>,
+}
+
+/// What else is said, an error at the end say, does not stand behind it.
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// What it shows.
@@ -40,6 +49,7 @@ impl StatusLine {
             next: Duration::ZERO,
             events_before: 0,
             drawn_before: Duration::ZERO,
+            is_there: Cell::new(false),
         }
     }
 
@@ -77,13 +87,14 @@ impl StatusLine {
         }
         let len = line.position() as usize;
         let _ = io::stderr().write_all(&line.get_ref()[..len]);
+        self.is_there.set(true);
         self.events_before = status.events;
         self.drawn_before = status.elapsed;
     }
 
     /// Takes it away, so that other lines can be written.
     pub fn clear(&self) {
-        if self.on {
+        if self.is_there.take() {
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
