@@ -128,20 +128,24 @@ impl Flow {
 
     /// Sets the counters, or adds to them.
     pub(super) fn set_traffic(&mut self, entry: &Conntrack, add: bool) {
-        for (side, traffic) in [entry.traffic_original, entry.traffic_reply]
-            .into_iter()
-            .enumerate()
-        {
-            let Some(traffic) = traffic else { continue };
-            let (packets, bytes) = if add {
-                (from_u48(self.packets[side]), self.bytes[side])
-            } else {
-                (0, 0)
-            };
-            self.packets[side] = to_u48(packets.saturating_add(traffic.packets));
-            self.bytes[side] = bytes.saturating_add(traffic.bytes);
-            self.set(FLAG_COUNTED, true);
+        if let Some(traffic) = &entry.traffic_original {
+            self.set_traffic_of(Side::Original, traffic, add);
         }
+        if let Some(traffic) = &entry.traffic_reply {
+            self.set_traffic_of(Side::Reply, traffic, add);
+        }
+    }
+
+    fn set_traffic_of(&mut self, side: Side, traffic: &Traffic, add: bool) {
+        let side = side as usize;
+        let (packets, bytes) = if add {
+            (from_u48(self.packets[side]), self.bytes[side])
+        } else {
+            (0, 0)
+        };
+        self.packets[side] = to_u48(packets.saturating_add(traffic.packets));
+        self.bytes[side] = bytes.saturating_add(traffic.bytes);
+        self.set(FLAG_COUNTED, true);
     }
 
     /// The kernel stamps the event a little before the entry: nobody sees a flow before it began.
@@ -351,6 +355,16 @@ impl Flow {
             folded: self.is_folded(),
             unconfirmed: self.flag(FLAG_UNCONFIRMED),
         }
+    }
+
+    /// Whether a side is found by this key.
+    pub(super) fn has_key(&self, side: Side, key: &Key) -> bool {
+        let at = 2 * side as usize;
+        let tuple = &key.tuple;
+        self.addresses[at] == tuple.src
+            && self.addresses[at + 1] == tuple.dst
+            && [self.ports[at], self.ports[at + 1]] == [tuple.sport, tuple.dport]
+            && self.key(side) == *key
     }
 
     /// The tuple of a side. The client port of a folded entry is zero.

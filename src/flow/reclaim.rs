@@ -1,6 +1,6 @@
 //! Making room in a full table: finished flows go first, the oldest of them first; then client ports
 //! are folded, and when neither frees a place the new flow is refused. Folding sorts the whole
-//! table: it folds many flows at once, and rests for a share of the table when that freed little.
+//! table: it folds many flows at once, and rests when that freed little, longer each time.
 
 use super::entry::{Flow, Life};
 use super::key::Side;
@@ -24,14 +24,14 @@ impl Table {
             return false;
         }
         let freed = self.fold_client_ports(counters);
-        if freed < self.share() {
-            self.rest_before_fold = self.share();
+        let share = (self.capacity / RECLAIM_SHARE).max(1);
+        if freed < share {
+            self.rest_before_fold = self.next_rest.clamp(share, self.capacity);
+            self.next_rest = self.rest_before_fold.saturating_mul(2);
+        } else {
+            self.next_rest = share;
         }
         freed > 0
-    }
-
-    fn share(&self) -> u32 {
-        (self.capacity / RECLAIM_SHARE).max(1)
     }
 
     /// Removes the flow that ended first.
