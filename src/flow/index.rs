@@ -50,6 +50,16 @@ impl Index {
         self.slots[at] = pack(hash, place, side);
     }
 
+    /// Enters all flows that are marked as indexed, and no others.
+    pub(super) fn rebuild(&mut self, flows: &[Flow]) {
+        self.slots.fill(0);
+        for (place, flow) in (0..).zip(flows).filter(|(_, flow)| flow.is_indexed()) {
+            for side in flow.sides() {
+                self.insert(place, *side, self.hasher.hash(&flow.key(*side)));
+            }
+        }
+    }
+
     /// Removes one side of a flow, whose key must be as it was when it was entered.
     pub(super) fn remove(&mut self, flows: &[Flow], place: u32, side: Side) {
         let hash = self.hasher.hash(&flows[place as usize].key(side));

@@ -450,7 +450,7 @@ impl Table {
 
     /// Takes the index slots from whoever has an equal key: it has ended, seen or unseen.
     pub(super) fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
-        for side in sides(candidate) {
+        for side in candidate.sides() {
             if let Some((place, _)) = self.find(&candidate.key(*side)) {
                 self.leave_index(place);
                 if self.flows[place as usize].life() == Life::Live {
@@ -512,29 +512,18 @@ impl Table {
     fn enter_index_hashed(&mut self, place: u32, hashes: [u64; 2]) {
         let flow = &mut self.flows[place as usize];
         flow.set_indexed(true);
-        for side in sides(flow) {
+        for side in flow.sides() {
             self.index.insert(place, *side, hashes[*side as usize]);
         }
     }
 
     pub(super) fn leave_index(&mut self, place: u32) {
         if self.flows[place as usize].is_indexed() {
-            for side in sides(&self.flows[place as usize]) {
+            for side in self.flows[place as usize].sides() {
                 self.index.remove(&self.flows, place, *side);
             }
             self.flows[place as usize].set_indexed(false);
         }
-    }
-}
-
-/// The sides under which a flow is indexed: a folded entry and one that only a trace told of are
-/// found by their original side only, and a flow whose two keys are equal has one slot.
-fn sides(flow: &Flow) -> &'static [Side] {
-    let one_sided = flow.is_folded() || flow.life() == Life::Unconfirmed;
-    if one_sided || flow.has_key(Side::Reply, &flow.key(Side::Original)) {
-        &[Side::Original]
-    } else {
-        &[Side::Original, Side::Reply]
     }
 }
 
