@@ -18,7 +18,7 @@ use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
 use crate::event::{Event, Kind};
 use crate::limits::BYTES_PER_TRACED_FLOW;
-use crate::wire::conntrack::Entry;
+use crate::wire::conntrack::{Entry, Tuple};
 
 /// What is known of a flow's ways through the rules, by side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,10 +159,20 @@ impl Table {
         self.traced.as_mut()?.get_mut(place as usize)
     }
 
-    /// Whose packet it is. A trace does not say the zone: those that flows were seen in are tried.
+    /// Whose packet it is. Conntrack may track its protocol without ports.
     fn flow_of(&self, packet: &Packet) -> Owner {
+        let owner = self.flow_between(packet, packet.tuple);
+        match (&owner, packet.tuple.without_ports()) {
+            (Owner::Nobody, Some(tuple)) => self.flow_between(packet, tuple),
+            _ => owner,
+        }
+    }
+
+    /// Whose packet it is, its ends being these. A trace does not say the zone: those that flows were
+    /// seen in are tried.
+    fn flow_between(&self, packet: &Packet, tuple: Tuple) -> Owner {
         let key = Key {
-            tuple: packet.tuple,
+            tuple,
             zone: 0,
             netns: -1,
             folded: false,
