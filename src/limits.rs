@@ -214,6 +214,10 @@ pub const OPEN_PACKETS: usize = 512;
 /// come within microseconds of each other; two sockets are read a few milliseconds apart.
 pub const PACKET_QUIET: Duration = Duration::from_millis(40);
 
+/// How much later than an event about a flow the kernel may stamp its beginning: it does so within one
+/// packet's way, the event first (Linux 6.14). A beginning that is later still is of another flow.
+pub const STAMP_DOUBT: Duration = Duration::from_millis(10);
+
 /// The longest record that tracing writes: a legacy table of a hundred thousand rules.
 pub const RECORD_LEN_MAX: usize = 64 << 20;
 

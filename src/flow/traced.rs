@@ -300,7 +300,9 @@ impl Table {
         };
         let notes = self.notes(place);
         let id = self.flow(place).unconfirmed_id();
-        if notes.traced.guilty[0] != 0 || id.is_some_and(|id| candidate.id() != Some(id)) {
+        if notes.traced.guilty[0] != 0
+            || id.is_some_and(|id| candidate.id().is_some_and(|its| its != id))
+        {
             return fresh;
         }
         self.leave_index(place);
