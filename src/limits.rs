@@ -218,6 +218,10 @@ pub const PACKET_QUIET: Duration = Duration::from_millis(40);
 /// packet's way, the event first (Linux 6.14). A beginning that is later still is of another flow.
 pub const STAMP_DOUBT: Duration = Duration::from_millis(10);
 
+/// How long after the end of a flow a packet of it may still be read. What is read later is of the next
+/// flow between the same ends, though it may have the same id.
+pub const TRACE_LATE: Duration = Duration::from_secs(1);
+
 /// The longest record that tracing writes: a legacy table of a hundred thousand rules.
 pub const RECORD_LEN_MAX: usize = 64 << 20;
 

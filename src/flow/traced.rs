@@ -17,7 +17,7 @@ use super::sweep::InUse;
 use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
 use crate::event::{Event, Kind};
-use crate::limits::BYTES_PER_TRACED_FLOW;
+use crate::limits::{BYTES_PER_TRACED_FLOW, TRACE_LATE};
 use crate::wire::conntrack::{Entry, Tuple};
 
 /// What is known of a flow's ways through the rules, by side.
@@ -215,10 +215,15 @@ impl Table {
     /// Whether a packet with the tuple of a confirmed flow is that flow's.
     fn is_of(&self, packet: &Packet, place: u32) -> bool {
         let flow = self.flow(place);
-        match (packet.conntrack, flow.id()) {
-            (Some((id, _)), Some(flow_id)) => id == flow_id,
-            _ => flow.life() == Life::Live || packet.at_ns <= flow.last_seen_ns(),
-        }
+        // The kernel gives an id again with its memory, and the next attempt between the same ends often
+        // gets both: an id tells only for as long as packets are late.
+        let late_ns = match (packet.conntrack, flow.id()) {
+            (Some((id, _)), Some(flow_id)) if id != flow_id => return false,
+            (Some(_), Some(_)) => TRACE_LATE.as_nanos() as u64,
+            _ => 0,
+        };
+        let end_ns = flow.last_seen_ns().saturating_add(late_ns);
+        flow.life() == Life::Live || packet.at_ns <= end_ns
     }
 
     /// The unconfirmed flow that a packet belongs to. What another rule denied is another one; and
