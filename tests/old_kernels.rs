@@ -198,7 +198,7 @@ fn a_dump_of_a_kernel_begins_as_its_source_says() {
         let begun = [
             "ORIG", "REPLY", "ID", "STATUS", "TIMEOUT", "HELP", "SECCTX", "MARK",
         ];
-        assert_eq!(names(&sender.new(&entry, About::default())), begun);
+        assert_eq!(names(&sender.begun(&entry, About::default())), begun);
     }
 }
 

@@ -141,15 +141,15 @@ impl Sender {
         datagrams
     }
 
-    pub fn new(&self, entry: &Entry, about: About) -> Vec<u8> {
-        self.begun_or_changed(entry, about, CREATE_EXCL)
+    pub fn begun(&self, entry: &Entry, about: About) -> Vec<u8> {
+        self.event(entry, about, CREATE_EXCL)
     }
 
     pub fn update(&self, entry: &Entry, about: About) -> Vec<u8> {
-        self.begun_or_changed(entry, about, 0)
+        self.event(entry, about, 0)
     }
 
-    fn begun_or_changed(&self, entry: &Entry, about: About, flags: u16) -> Vec<u8> {
+    fn event(&self, entry: &Entry, about: About, flags: u16) -> Vec<u8> {
         let when = |wanted: bool, part: Vec<Vec<u8>>| if wanted { part } else { Vec::new() };
         let parts = [
             self.tuples_and_zone(entry),

@@ -86,106 +86,76 @@ pub fn rich() -> Entry {
 
 /// Everything at once; zones of one direction where the kernel has them.
 pub fn all(kernel: Kernel) -> Vec<Entry> {
-    let master = rich();
-    let seen = SEEN_REPLY | CONFIRMED;
-    let expected = Entry {
-        status: EXPECTED | seen,
-        protoinfo: Some(ProtoInfo::Tcp(1)),
-        master: Some(master.original),
-        ..bare(
-            "192.0.2.1",
-            "203.0.113.7",
-            Layer4::Ports(6, 20, 61001),
-            address(1),
-        )
-    };
-    let counted = |entry: Entry, status, counters| Entry {
-        status,
-        counters: Some(counters),
-        ..entry
-    };
-    let echo = bare(
-        "10.1.0.5",
-        "192.0.2.9",
-        Layer4::Icmp(8, 0, 0x1234),
-        address(3),
-    );
-    let echo6 = bare(
-        "2001:db8::5",
-        "2001:db8:1::9",
-        Layer4::Icmpv6(128, 0, 77),
-        address(4),
-    );
-    let sctp = bare(
-        "2001:db8::5",
-        "2001:db8:1::9",
-        Layer4::Ports(132, 5000, 36412),
-        address(5),
-    );
-    let dccp = bare(
-        "10.1.0.5",
-        "192.0.2.9",
-        Layer4::Ports(33, 5001, 5002),
-        address(6),
-    );
-    let mut all = vec![
-        master,
-        expected,
-        bare(
-            "10.1.0.6",
-            "192.0.2.53",
-            Layer4::Ports(17, 5353, 53),
-            address(2),
-        ), // unanswered, uncounted
-        counted(echo, seen, [(1, 84), (0, 0)]),
-        counted(echo6, seen, [(3, 312), (3, 312)]),
-        Entry {
-            protoinfo: Some(ProtoInfo::Sctp(4)),
-            ..counted(sctp, seen, [(9, 900), (8, 800)])
-        },
-        Entry {
-            protoinfo: Some(ProtoInfo::Dccp(3)),
-            ..dccp
-        },
-        bare(
-            "10.1.0.5",
-            "192.0.2.9",
-            Layer4::Ports(47, 0x0102, 0x0304),
-            address(7),
-        ), // keys of PPTP
-        bare("10.1.0.5", "192.0.2.9", Layer4::Nothing(253), address(8)),
-        bare("10.1.0.5", "192.0.2.9", Layer4::Nothing(50), address(9)),
-        bare(
-            "10.1.0.5",
-            "192.0.2.9",
-            Layer4::Ports(136, 600, 601),
-            address(10),
-        ),
-        Entry {
-            zone: Some(Zone::Both(7)),
-            protoinfo: Some(ProtoInfo::Tcp(7)),
-            status: seen | ASSURED,
-            start_ns: Some(BASE_NS + 2_500_000_000),
-            ..bare(
-                "2001:db8::5",
-                "2001:db8:1::9",
-                Layer4::Ports(6, 1024, 443),
-                address(11),
-            )
-        },
-    ];
+    let mut all = vec![rich(), expected()];
+    all.extend(counted());
+    all.extend(uncounted());
+    all.push(Entry {
+        zone: Some(Zone::Both(7)),
+        protoinfo: Some(ProtoInfo::Tcp(7)),
+        status: SEEN_REPLY | CONFIRMED | ASSURED,
+        start_ns: Some(BASE_NS + 2_500_000_000),
+        ..six(Layer4::Ports(6, 1024, 443), 11)
+    });
     if kernel.sends(CONNTRACK, "ORIG/ZONE") {
         for (at, zone) in [(12, Zone::Original(9)), (13, Zone::Reply(10))] {
             all.push(Entry {
                 zone: Some(zone),
-                ..bare(
-                    "10.1.0.5",
-                    "192.0.2.9",
-                    Layer4::Ports(17, 9000 + at, 9000),
-                    address(at.into()),
-                )
+                ..four(Layer4::Ports(17, 9000 + at, 9000), at.into())
             });
         }
     }
     all
+}
+
+fn four(layer4: Layer4, at: u64) -> Entry {
+    bare("10.1.0.5", "192.0.2.9", layer4, address(at))
+}
+
+fn six(layer4: Layer4, at: u64) -> Entry {
+    bare("2001:db8::5", "2001:db8:1::9", layer4, address(at))
+}
+
+/// The data connection of the rich one, which its helper expected.
+fn expected() -> Entry {
+    let ports = Layer4::Ports(6, 20, 61001);
+    Entry {
+        status: EXPECTED | SEEN_REPLY | CONFIRMED,
+        protoinfo: Some(ProtoInfo::Tcp(1)),
+        master: Some(rich().original),
+        ..bare("192.0.2.1", "203.0.113.7", ports, address(1))
+    }
+}
+
+/// Answered, with accounting.
+fn counted() -> [Entry; 3] {
+    let counted = |entry: Entry, counters| Entry {
+        status: SEEN_REPLY | CONFIRMED,
+        counters: Some(counters),
+        ..entry
+    };
+    let sctp = Entry {
+        protoinfo: Some(ProtoInfo::Sctp(4)),
+        ..six(Layer4::Ports(132, 5000, 36412), 5)
+    };
+    [
+        counted(four(Layer4::Icmp(8, 0, 0x1234), 3), [(1, 84), (0, 0)]),
+        counted(six(Layer4::Icmpv6(128, 0, 77), 4), [(3, 312), (3, 312)]),
+        counted(sctp, [(9, 900), (8, 800)]),
+    ]
+}
+
+/// Not answered, without accounting.
+fn uncounted() -> [Entry; 6] {
+    let dccp = Entry {
+        protoinfo: Some(ProtoInfo::Dccp(3)),
+        ..four(Layer4::Ports(33, 5001, 5002), 6)
+    };
+    [
+        four(Layer4::Ports(17, 5353, 53), 2),
+        dccp,
+        four(Layer4::Ports(47, 0x0102, 0x0304), 7), // keys of PPTP
+        four(Layer4::Nothing(253), 8),
+        four(Layer4::Nothing(50), 9),
+        four(Layer4::Ports(136, 600, 601), 10),
+    ]
 }

@@ -73,84 +73,86 @@ pub fn rfc3339(at_ns: u64) -> String {
     format!("2023-11-14T22:13:{seconds:02}.{ns:09}Z")
 }
 
+/// Fields under construction: none comes twice.
+#[derive(Default)]
+struct Under(Fields);
+
+impl Under {
+    fn put(&mut self, name: &str, value: impl ToString) {
+        let before = self.0.insert(name.to_owned(), value.to_string());
+        assert!(before.is_none(), "{name} twice");
+    }
+}
+
 /// The fields of the entry's JSON line, flat.
 pub fn fields(sender: &Sender, entry: &Entry, life: &Life) -> Fields {
-    let mut fields = Fields::new();
-    let mut put = |name: &str, value: String| {
-        assert!(
-            fields.insert(name.to_owned(), value).is_none(),
-            "{name} twice"
-        );
-    };
+    let mut under = Under::default();
     let (number, name) = proto(&entry.original);
-    put("v", "1".into());
-    put("type", "flow".into());
-    let family = if entry.original.src.is_ipv6() {
-        "ipv6"
-    } else {
-        "ipv4"
-    };
-    put("family", family.into());
-    put("proto", name);
-    put("proto_number", number.to_string());
-    for (side, at, ends) in [("original", 0, &entry.original), ("reply", 1, &entry.reply)] {
-        put(&format!("{side}.src"), ends.src.to_string());
-        put(&format!("{side}.dst"), ends.dst.to_string());
-        match ends.layer4 {
-            Layer4::Ports(_, src, dst) => {
-                put(&format!("{side}.sport"), src.to_string());
-                put(&format!("{side}.dport"), dst.to_string());
-            }
-            Layer4::Icmp(kind, code, id) | Layer4::Icmpv6(kind, code, id) => {
-                put(&format!("{side}.icmp_type"), kind.to_string());
-                put(&format!("{side}.icmp_code"), code.to_string());
-                put(&format!("{side}.icmp_id"), id.to_string());
-            }
-            Layer4::Nothing(_) => {}
-        }
+    let is_ipv6 = entry.original.src.is_ipv6();
+    under.put("v", 1);
+    under.put("type", "flow");
+    under.put("family", if is_ipv6 { "ipv6" } else { "ipv4" });
+    under.put("proto", name);
+    under.put("proto_number", number);
+    let sides = [&entry.original, &entry.reply];
+    for (at, (name, ends)) in ["original", "reply"].into_iter().zip(sides).enumerate() {
+        side(&mut under, name, ends);
         if let Some(counters) = entry.counters {
-            put(&format!("{side}.packets"), counters[at].0.to_string());
-            put(&format!("{side}.bytes"), counters[at].1.to_string());
+            under.put(&format!("{name}.packets"), counters[at].0);
+            under.put(&format!("{name}.bytes"), counters[at].1);
         }
     }
-    put("id", sender.id(entry).to_string());
-    put("mark", entry.mark.to_string());
-    match entry.zone {
-        None => put("zone", "0".into()),
-        Some(Zone::Both(id)) => put("zone", id.to_string()),
-        Some(Zone::Original(id)) => {
-            put("zone", id.to_string());
-            put("zone_direction", "original".into());
-        }
-        Some(Zone::Reply(id)) => {
-            put("zone", id.to_string());
-            put("zone_direction", "reply".into());
-        }
-    }
-    let known = STATUS.iter().fold(0, |bits, (bit, _)| bits | bit);
-    assert_eq!(
-        entry.status & !known,
-        0,
-        "the test names every bit that it uses"
-    );
-    let names = STATUS.iter().filter(|(bit, _)| entry.status & bit != 0);
-    put(
-        "status",
-        names.map(|(_, name)| *name).collect::<Vec<_>>().join(","),
-    );
-    put("status_bits", entry.status.to_string());
+    under.put("id", sender.id(entry));
+    under.put("mark", entry.mark);
+    let (zone, direction) = match entry.zone {
+        None => (0, None),
+        Some(Zone::Both(id)) => (id, None),
+        Some(Zone::Original(id)) => (id, Some("original")),
+        Some(Zone::Reply(id)) => (id, Some("reply")),
+    };
+    under.put("zone", zone);
+    direction
+        .into_iter()
+        .for_each(|direction| under.put("zone_direction", direction));
+    status(&mut under, entry.status);
     if let Some(ProtoInfo::Tcp(state)) = entry.protoinfo {
-        put("tcp_state", TCP_STATES[usize::from(state)].into());
+        under.put("tcp_state", TCP_STATES[usize::from(state)]);
     }
-    put("state", life.state.into());
-    put("first_seen", rfc3339(life.first_ns));
-    put("last_seen", rfc3339(life.last_ns));
+    under.put("state", life.state);
+    under.put("first_seen", rfc3339(life.first_ns));
+    under.put("last_seen", rfc3339(life.last_ns));
     for (name, at_ns) in [("start", life.start_ns), ("end", life.end_ns)] {
-        if let Some(at_ns) = at_ns {
-            put(name, rfc3339(at_ns));
-        }
+        at_ns
+            .into_iter()
+            .for_each(|at_ns| under.put(name, rfc3339(at_ns)));
     }
-    fields
+    under.0
+}
+
+fn side(under: &mut Under, name: &str, ends: &Ends) {
+    under.put(&format!("{name}.src"), ends.src);
+    under.put(&format!("{name}.dst"), ends.dst);
+    match ends.layer4 {
+        Layer4::Ports(_, src, dst) => {
+            under.put(&format!("{name}.sport"), src);
+            under.put(&format!("{name}.dport"), dst);
+        }
+        Layer4::Icmp(kind, code, id) | Layer4::Icmpv6(kind, code, id) => {
+            under.put(&format!("{name}.icmp_type"), kind);
+            under.put(&format!("{name}.icmp_code"), code);
+            under.put(&format!("{name}.icmp_id"), id);
+        }
+        Layer4::Nothing(_) => {}
+    }
+}
+
+fn status(under: &mut Under, status: u32) {
+    let known = STATUS.iter().fold(0, |bits, (bit, _)| bits | bit);
+    assert_eq!(status & !known, 0, "the test names every bit that it uses");
+    let names = STATUS.iter().filter(|(bit, _)| status & bit != 0);
+    let names: Vec<_> = names.map(|(_, name)| *name).collect();
+    under.put("status", names.join(","));
+    under.put("status_bits", status);
 }
 
 /// The entry's lines of the text report, without their numbers.

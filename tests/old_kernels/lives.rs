@@ -9,6 +9,7 @@ use super::kernels::KERNELS;
 use super::run::{Run, assert_flows};
 use super::{READ_NS, found, senders};
 use conntracker::event::DumpPass;
+use std::slice::from_ref;
 
 const BEGAN_NS: u64 = BASE_NS + 3_000_000_000;
 const CHANGED_NS: u64 = BASE_NS + 4_000_000_000;
@@ -99,7 +100,7 @@ fn events_tell_a_life() {
                 protoinfo: true,
                 ..About::default()
             };
-            run.event(BEGAN_NS, &sender.new(&begun, about));
+            run.event(BEGAN_NS, &sender.begun(&begun, about));
         }
         for entry in &entries {
             let about = About {
@@ -141,7 +142,7 @@ fn the_state_of_tcp_is_the_last_that_was_told() {
             protoinfo: true,
             ..About::default()
         };
-        run.event(BEGAN_NS, &sender.new(&told(CONFIRMED, 1), about));
+        run.event(BEGAN_NS, &sender.begun(&told(CONFIRMED, 1), about));
         run.event(
             CHANGED_NS,
             &sender.update(&told(CONFIRMED | SEEN_REPLY, 3), about),
@@ -160,7 +161,7 @@ fn the_state_of_tcp_is_the_last_that_was_told() {
             sender.kernel.release,
         );
         let mut run = Run::new();
-        run.event(BEGAN_NS, &sender.new(&tcp(), About::default()));
+        run.event(BEGAN_NS, &sender.begun(&tcp(), About::default()));
         assert_flows(
             run.flows(),
             vec![live(&sender, &tcp(), BEGAN_NS, BEGAN_NS)],
@@ -177,9 +178,9 @@ fn an_id_that_is_given_again_at_once_is_another_flow() {
         let first = udp(1);
         // The same ends in the same place of memory: also the same id where it is a hash.
         let mut run = Run::new();
-        run.event(BEGAN_NS, &sender.new(&first, about));
+        run.event(BEGAN_NS, &sender.begun(&first, about));
         run.event(READ_NS, &sender.destroy(&dying(&first)));
-        run.event(READ_NS, &sender.new(&first, about));
+        run.event(READ_NS, &sender.begun(&first, about));
         let both = vec![
             ended(&sender, &dying(&first)),
             live(&sender, &first, READ_NS, READ_NS),
@@ -205,7 +206,7 @@ fn an_id_that_is_given_again_at_once_is_another_flow() {
             address: first.address,
             ..tcp()
         };
-        run.event(READ_NS + 10, &sender.new(&other, about));
+        run.event(READ_NS + 10, &sender.begun(&other, about));
         run.event(READ_NS + 11, &sender.destroy(&dying(&other)));
         let ids: Vec<_> = run.flows().iter().map(|flow| flow["id"].clone()).collect();
         assert_eq!(ids.len(), 3);
@@ -218,7 +219,7 @@ fn an_id_that_is_given_again_at_once_is_another_flow() {
 #[test]
 fn a_beginning_that_is_later_than_what_was_heard_is_of_another_flow() {
     for sender in senders() {
-        let heard = |run: &mut Run| run.event(BEGAN_NS, &sender.new(&tcp(), About::default()));
+        let heard = |run: &mut Run| run.event(BEGAN_NS, &sender.begun(&tcp(), About::default()));
         let again_ns = BEGAN_NS + 1_000_000_000;
         let again = Entry {
             start_ns: Some(again_ns),
@@ -238,7 +239,7 @@ fn a_beginning_that_is_later_than_what_was_heard_is_of_another_flow() {
         run.dump(
             READ_NS,
             DumpPass::Resync,
-            &sender.dump(&[again.clone()], 4096),
+            &sender.dump(from_ref(&again), 4096),
         );
         let both = vec![gone.clone(), found(&sender, &again)];
         assert_flows(run.flows(), both, sender.kernel.release);
@@ -273,7 +274,7 @@ fn a_beginning_that_is_later_than_what_was_heard_is_of_another_flow() {
         run.dump(
             READ_NS,
             DumpPass::Resync,
-            &sender.dump(&[same.clone()], 4096),
+            &sender.dump(from_ref(&same), 4096),
         );
         let mut expected = found(&sender, &same);
         expected.insert("first_seen".to_owned(), rfc3339(BEGAN_NS));
@@ -286,7 +287,7 @@ fn the_end_of_a_flow_whose_beginning_was_not_heard_is_a_flow() {
     for sender in senders() {
         let mut run = Run::new();
         let first = udp(1);
-        run.event(BEGAN_NS, &sender.new(&first, About::default()));
+        run.event(BEGAN_NS, &sender.begun(&first, About::default()));
         run.event(CHANGED_NS, &sender.destroy(&dying(&first)));
         // Another life of the same id, of which only the end was heard.
         let counted = Entry {
@@ -318,7 +319,7 @@ fn records_without_an_id_are_one_flow_without_an_id() {
         let sender = Sender::plain(kernel);
         let (begun, about) = (tcp(), About::default());
         let mut run = Run::new();
-        run.event(BEGAN_NS, &no_id(sender.new(&begun, about)));
+        run.event(BEGAN_NS, &no_id(sender.begun(&begun, about)));
         run.event(CHANGED_NS, &no_id(sender.update(&begun, about)));
         assert_flows(
             run.flows(),
@@ -333,11 +334,11 @@ fn records_without_an_id_are_one_flow_without_an_id() {
         );
         // Where one record names the flow and another does not, it is still one flow.
         let mut run = Run::new();
-        run.event(BEGAN_NS, &no_id(sender.new(&begun, about)));
+        run.event(BEGAN_NS, &no_id(sender.begun(&begun, about)));
         run.dump(
             CHANGED_NS,
             DumpPass::Resync,
-            &sender.dump(&[begun.clone()], 4096),
+            &sender.dump(from_ref(&begun), 4096),
         );
         assert_flows(
             run.flows(),
@@ -367,7 +368,7 @@ fn an_end_without_counts_leaves_those_that_were_told_before() {
         run.dump(
             BEGAN_NS,
             DumpPass::Initial,
-            &sender.dump(&[counted.clone()], 4096),
+            &sender.dump(from_ref(&counted), 4096),
         );
         let uncounted = Entry {
             counters: None,
@@ -427,10 +428,8 @@ fn counters_of_32_bits_are_counts() {
         ..entry.clone()
     };
     let expected = found(&Sender::plain(KERNELS[0]), &counted);
-    assert_eq!(
-        report(&[side(9, 7, 700), side(10, u32::MAX, 1)]),
-        [expected.clone()]
-    );
+    let narrow = report(&[side(9, 7, 700), side(10, u32::MAX, 1)]);
+    assert_flows(narrow, vec![expected.clone()], "32 bits");
     // Where both are there, the wide ones count: the narrow ones have wrapped around.
     let wide = |kind, packets, bytes| {
         let counts = [
@@ -441,10 +440,8 @@ fn counters_of_32_bits_are_counts() {
         ];
         nested(kind, &counts)
     };
-    assert_eq!(
-        report(&[wide(9, 7, 700), wide(10, u64::from(u32::MAX), 1)]),
-        [expected]
-    );
+    let both = report(&[wide(9, 7, 700), wide(10, u64::from(u32::MAX), 1)]);
+    assert_flows(both, vec![expected], "both");
 }
 
 /// A count that cannot be read is no count, and says nothing of the other direction's.

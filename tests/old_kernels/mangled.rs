@@ -41,7 +41,7 @@ fn datagrams() -> Vec<(Kind, Vec<u8>)> {
             stop_ns: Some(BASE_NS + 2_000_000_000),
             ..rich.clone()
         };
-        datagrams.push((Kind::Event, sender.new(&rich, about)));
+        datagrams.push((Kind::Event, sender.begun(&rich, about)));
         datagrams.push((Kind::Event, sender.destroy(&ended)));
         let mut all = entries::all(kernel);
         let few = all.split_off(all.len() - 2);

@@ -124,7 +124,7 @@ fn a_line_of_the_trace_target_finds_its_flow_and_its_rule() {
 
 fn line_finds_its_flow(sender: &Sender, with_entry: bool) {
     let mut run = traced();
-    run.event(SEEN_NS, &sender.new(&udp(), About::default()));
+    run.event(SEEN_NS, &sender.begun(&udp(), About::default()));
     let log = line(
         sender,
         "TRACE: filter:FORWARD:rule:1 ",
@@ -193,7 +193,7 @@ fn what_answers_is_the_other_direction_of_its_flow() {
             status: CONFIRMED | SEEN_REPLY,
             ..udp()
         };
-        run.event(SEEN_NS, &sender.new(&entry, About::default()));
+        run.event(SEEN_NS, &sender.begun(&entry, About::default()));
         let answer = ipv4(17, SERVER, CLIENT, 3, &datagram(53, 5353));
         let log = line(
             &sender,
@@ -246,7 +246,7 @@ fn a_trace_of_nf_tables_without_an_entry_finds_its_flow_and_its_rule() {
         .filter(|sender| with_nft(&&sender.kernel))
     {
         let mut run = traced();
-        run.event(SEEN_NS, &sender.new(&udp(), About::default()));
+        run.event(SEEN_NS, &sender.begun(&udp(), About::default()));
         let accepted = nft_trace(&sender, 0x1111, &Met::Rule(2, 1), &udp_packet());
         packet(&mut run, SEEN_NS, TraceInput::Nft(&accepted));
         let dropped = nft_trace(&sender, 0x2222, &Met::Rule(3, 0), &tcp_packet());
@@ -316,7 +316,7 @@ fn a_policy_of_nf_tables_has_no_verdict_and_no_handle() {
 fn what_is_denied_after_a_flow_is_not_blamed_on_it_though_the_id_is_the_same() {
     for sender in senders() {
         let mut run = traced();
-        run.event(SEEN_NS, &sender.new(&tcp(), About::default()));
+        run.event(SEEN_NS, &sender.begun(&tcp(), About::default()));
         let log = line(
             &sender,
             "TRACE: filter:FORWARD:policy:4 ",
@@ -356,7 +356,7 @@ fn a_packet_with_ports_finds_the_flow_that_conntrack_keeps_without() {
     let sender = Sender::plain(KERNELS[0]);
     let sctp = bare("10.1.0.6", "192.0.2.80", Layer4::Nothing(132), address(3));
     let mut run = traced();
-    run.event(SEEN_NS, &sender.new(&sctp, About::default()));
+    run.event(SEEN_NS, &sender.begun(&sctp, About::default()));
     let forth = ipv4(132, CLIENT, SERVER, 5, &init(5000, 36412));
     let back = ipv4(132, SERVER, CLIENT, 6, &init(36412, 5000));
     for bytes in [forth, back] {
