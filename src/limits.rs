@@ -216,6 +216,14 @@ pub const OPEN_PACKETS: usize = 512;
 /// come within microseconds of each other; two sockets are read a few milliseconds apart.
 pub const PACKET_QUIET: Duration = Duration::from_millis(40);
 
+/// How much later than an event about a flow the kernel may stamp its beginning: it does so within one
+/// packet's way, the event first (Linux 6.14). A beginning that is later still is of another flow.
+pub const STAMP_DOUBT: Duration = Duration::from_millis(10);
+
+/// How long after the end of a flow a packet of it may still be read. What is read later is of the next
+/// flow between the same ends, though it may have the same id.
+pub const TRACE_LATE: Duration = Duration::from_secs(1);
+
 /// The longest record that tracing writes: a legacy table of a hundred thousand rules.
 pub const RECORD_LEN_MAX: usize = 64 << 20;
 

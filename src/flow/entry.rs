@@ -16,7 +16,6 @@ const FLAG_IPV6: u16 = 1 << 1;
 const FLAG_ENDED: u16 = 1 << 2;
 const FLAG_END_KNOWN: u16 = 1 << 3;
 const FLAG_START_KNOWN: u16 = 1 << 4;
-const FLAG_COUNTED: u16 = 1 << 5;
 const FLAG_FOLDED: u16 = 1 << 6;
 const FLAG_ZONE_NOT_REPLY: u16 = 1 << 7;
 const FLAG_ZONE_NOT_ORIGINAL: u16 = 1 << 8;
@@ -26,6 +25,8 @@ const FLAG_AHEAD: u16 = 1 << 11;
 const FLAG_BEGAN_SINCE_DUMP: u16 = 1 << 12;
 const FLAG_ENDED_SINCE_DUMP: u16 = 1 << 13;
 const FLAG_UNCONFIRMED: u16 = 1 << 14;
+/// By side: a count that could not be read is not zero.
+const FLAGS_COUNTED: [u16; 2] = [1 << 5, 1 << 15];
 const NO_TCP_STATE: u8 = u8::MAX;
 
 /// How far a flow's life is known.
@@ -120,6 +121,9 @@ impl Flow {
         if let Some(state) = entry.tcp_state {
             self.tcp_state = state;
         }
+        if let (Some(id), false) = (entry.id, self.is_folded()) {
+            self.id_or_count = id;
+        }
         if let Some(start_ns) = entry.start_ns {
             self.set_start(start_ns);
         }
@@ -146,7 +150,7 @@ impl Flow {
         };
         self.packets[side] = to_u48(packets.saturating_add(traffic.packets));
         self.bytes[side] = bytes.saturating_add(traffic.bytes);
-        self.set(FLAG_COUNTED, true);
+        self.set(FLAGS_COUNTED[side], true);
     }
 
     /// The kernel stamps the event a little before the entry: nobody sees a flow before it began.
@@ -215,7 +219,7 @@ impl Flow {
             self.packets[side] = to_u48(packets);
             self.bytes[side] = self.bytes[side].saturating_add(other.bytes[side]);
         }
-        self.flags |= other.flags & FLAG_COUNTED;
+        self.flags |= other.flags & (FLAGS_COUNTED[0] | FLAGS_COUNTED[1]);
     }
 
     /// Notes an event of one of the flows that this entry stands for. Returns how many flows it
@@ -412,9 +416,11 @@ impl Flow {
         self.tuple(Side::Original).is_icmp()
     }
 
-    /// CTA_ID; `None` for a folded entry and for a flow that conntrack never confirmed.
+    /// CTA_ID; `None` where no record had one, for a folded entry, and for a flow that conntrack never
+    /// confirmed. Zero stands for none: an address is never that, and a hash of one hardly ever.
     pub fn id(&self) -> Option<u32> {
-        (!self.is_folded() && !self.flag(FLAG_UNCONFIRMED)).then_some(self.id_or_count)
+        let has_id = !self.is_folded() && !self.flag(FLAG_UNCONFIRMED) && self.id_or_count != 0;
+        has_id.then_some(self.id_or_count)
     }
 
     /// The id of the entry that conntrack had made for its last packet and never confirmed, where
@@ -480,7 +486,7 @@ impl Flow {
     /// What the kernel counted on a side, where it counts.
     pub fn traffic(&self, side: Side) -> Option<Traffic> {
         let at = side as usize;
-        self.flag(FLAG_COUNTED).then(|| Traffic {
+        self.flag(FLAGS_COUNTED[at]).then(|| Traffic {
             packets: from_u48(self.packets[at]),
             bytes: self.bytes[at],
         })

@@ -16,6 +16,7 @@ mod owned_tests;
 pub mod owner;
 pub mod path;
 mod reclaim;
+mod same;
 #[cfg(test)]
 mod step_tests;
 pub mod sweep;

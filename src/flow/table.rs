@@ -342,7 +342,10 @@ impl Table {
     ) -> Known {
         if let Some((place, Side::Original)) = original {
             let flow = &self.flows[place as usize];
-            if flow.id() == candidate.id() {
+            if flow.is_before(event) {
+                return Known::Older; // its id was given again, and what told of that was lost
+            }
+            if flow.may_be(candidate) {
                 return Known::Same(place, flow.life());
             }
         }

@@ -17,8 +17,8 @@ use super::sweep::InUse;
 use super::table::{Change, Observer, Table};
 use crate::counters::Counters;
 use crate::event::{Event, Kind};
-use crate::limits::BYTES_PER_TRACED_FLOW;
-use crate::wire::conntrack::Entry;
+use crate::limits::{BYTES_PER_TRACED_FLOW, TRACE_LATE};
+use crate::wire::conntrack::{Entry, Tuple};
 
 /// What is known of a flow's ways through the rules, by side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,10 +159,20 @@ impl Table {
         self.traced.as_mut()?.get_mut(place as usize)
     }
 
-    /// Whose packet it is. A trace does not say the zone: those that flows were seen in are tried.
+    /// Whose packet it is. Conntrack may track its protocol without ports.
     fn flow_of(&self, packet: &Packet) -> Owner {
+        let owner = self.flow_between(packet, packet.tuple);
+        match (&owner, packet.tuple.without_ports()) {
+            (Owner::Nobody, Some(tuple)) => self.flow_between(packet, tuple),
+            _ => owner,
+        }
+    }
+
+    /// Whose packet it is, its ends being these. A trace does not say the zone: those that flows were
+    /// seen in are tried.
+    fn flow_between(&self, packet: &Packet, tuple: Tuple) -> Owner {
         let key = Key {
-            tuple: packet.tuple,
+            tuple,
             zone: 0,
             netns: -1,
             folded: false,
@@ -205,10 +215,15 @@ impl Table {
     /// Whether a packet with the tuple of a confirmed flow is that flow's.
     fn is_of(&self, packet: &Packet, place: u32) -> bool {
         let flow = self.flow(place);
-        match (packet.conntrack, flow.id()) {
-            (Some((id, _)), Some(flow_id)) => id == flow_id,
-            _ => flow.life() == Life::Live || packet.at_ns <= flow.last_seen_ns(),
-        }
+        // The kernel gives an id again with its memory, and the next attempt between the same ends often
+        // gets both: an id tells only for as long as packets are late.
+        let late_ns = match (packet.conntrack, flow.id()) {
+            (Some((id, _)), Some(flow_id)) if id != flow_id => return false,
+            (Some(_), Some(_)) => TRACE_LATE.as_nanos() as u64,
+            _ => 0,
+        };
+        let end_ns = flow.last_seen_ns().saturating_add(late_ns);
+        flow.life() == Life::Live || packet.at_ns <= end_ns
     }
 
     /// The unconfirmed flow that a packet belongs to. What another rule denied is another one; and
@@ -287,7 +302,9 @@ impl Table {
         };
         let notes = self.notes(place);
         let id = self.flow(place).unconfirmed_id();
-        if notes.traced.guilty[0] != 0 || id.is_some_and(|id| candidate.id() != Some(id)) {
+        if notes.traced.guilty[0] != 0
+            || id.is_some_and(|id| candidate.id().is_some_and(|its| its != id))
+        {
             return fresh;
         }
         self.leave_index(place);

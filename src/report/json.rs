@@ -71,9 +71,12 @@ pub fn flow(out: &mut Vec<u8>, shown: &Shown<'_>, change: Option<Change>) {
         }
         object.number("mark", u64::from(flow.mark()));
         zone_and_namespace(object, flow);
-        object.key("status");
-        status(object.out, flow.status());
-        object.number("status_bits", u64::from(flow.status()));
+        // Every confirmed entry has IPS_CONFIRMED: none at all means that the kernel did not say.
+        if flow.status() != 0 || flow.life() == Life::Unconfirmed {
+            object.key("status");
+            status(object.out, flow.status());
+            object.number("status_bits", u64::from(flow.status()));
+        }
         if let Some(state) = flow.tcp_state() {
             match TCP_STATES.get(usize::from(state)) {
                 Some(name) => object.string("tcp_state", name),

@@ -63,7 +63,7 @@ fn new_flow(port: u16) -> Vec<u8> {
             });
         });
     }
-    request.put_be32(CTA_ID, u32::from(port));
+    request.put_be32(CTA_ID, u32::from(port) + 1); // none has the id 0
     request.bytes().to_vec()
 }
 

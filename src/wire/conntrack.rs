@@ -59,14 +59,6 @@ impl Tuple {
         (kind, code, self.sport)
     }
 
-    /// Whether the protocol has ports (or keys) that conntrack tells flows apart by.
-    pub fn has_ports(&self) -> bool {
-        matches!(
-            self.proto,
-            IPPROTO_TCP | IPPROTO_UDP | IPPROTO_DCCP | IPPROTO_GRE | IPPROTO_SCTP | IPPROTO_UDPLITE
-        )
-    }
-
     /// The tuple of a reply that nothing translates. ICMP queries are answered by another type.
     pub fn inverse(&self) -> Tuple {
         let mut inverse = Tuple {

@@ -24,6 +24,7 @@ pub mod nflog_config;
 pub mod nftables;
 pub mod nftrace;
 pub mod packet;
+mod ports;
 pub mod probe;
 pub mod proc_net;
 pub mod request;

@@ -101,7 +101,7 @@ impl Head {
                 // Translation changes the id as it does a port.
                 kept = kept.get(2..).unwrap_or_default();
             }
-        } else if tuple.has_ports() && tuple.proto != IPPROTO_GRE {
+        } else if tuple.can_have_ports() && tuple.proto != IPPROTO_GRE {
             tuple.sport = be16(transport, 0).unwrap_or(0);
             tuple.dport = be16(transport, 2).unwrap_or(0);
             kept = match tuple.proto {
