@@ -12,6 +12,7 @@
 //! read, so that by then the table knows its flow if it has one. Its steps are then put in the order
 //! of travel: by hook and priority, and the one that denied it last.
 
+use super::chains::Chains;
 use super::path::{StepId, Ways};
 use super::sweep::InUse;
 use crate::event::{BEHIND_CONNTRACK, Hit, Station, Stream};
@@ -51,10 +52,14 @@ struct Told {
     done: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     first: Head,
     last: Head,
+    /// Its number in nf_tables, as long as no other packet has it.
+    nft_id: Option<u32>,
+    /// Grows with each packet that is opened.
+    turn: u64,
     conntrack: Option<(u32, bool)>,
     nft: Told,
     legacy: Told,
@@ -101,21 +106,17 @@ impl Ties {
     }
 }
 
-/// What an open packet is found by; small, since all of them are looked through.
-#[derive(Clone, Copy, Debug)]
-struct Tag {
-    slot: usize,
-    nft_id: Option<u32>,
-    fingerprint: u64,
-}
-
 /// The packets that are under way.
 #[derive(Debug)]
 pub struct Assembly {
     slots: Vec<Open>,
     free: Vec<usize>,
-    /// The open packets, the oldest first.
-    queue: VecDeque<Tag>,
+    /// The slots of the open packets, the oldest first.
+    queue: VecDeque<usize>,
+    /// What hits find them by: the number that they have in nf_tables, and the first head's fingerprint.
+    by_id: Chains,
+    by_fingerprint: Chains,
+    turns: u64,
     /// Hits that belong to no packet that is open.
     pub orphans: u64,
     /// Packets with more steps than are kept.
@@ -133,6 +134,9 @@ impl Assembly {
             slots: Vec::with_capacity(OPEN_PACKETS),
             free: Vec::with_capacity(OPEN_PACKETS),
             queue: VecDeque::with_capacity(OPEN_PACKETS),
+            by_id: Chains::new(),
+            by_fingerprint: Chains::new(),
+            turns: 0,
             orphans: 0,
             shortened: 0,
             lets_go: false,
@@ -147,8 +151,8 @@ impl Assembly {
 
     /// Takes one hit. Where there is no room, the packet that was open longest is closed into `closed`.
     pub fn take(&mut self, hit: &Hit, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
-        let at = match (self.find(hit), hit.head) {
-            (Some(at), _) => at,
+        let slot = match (self.find(hit), &hit.head) {
+            (Some(slot), _) => slot,
             (None, Some(head)) => self.open(head, hit, ways, closed),
             (None, None) => {
                 // One whose head cannot be read has the number now, if it has come to another chain.
@@ -159,55 +163,51 @@ impl Assembly {
                 return;
             }
         };
-        let tag = &mut self.queue[at];
         if let Stream::Nft(id) = hit.stream {
-            tag.nft_id = Some(id);
+            self.number(slot, Some(id));
         }
-        self.shortened += u64::from(self.slots[tag.slot].note(hit));
+        self.shortened += u64::from(self.slots[slot].note(hit));
     }
 
     /// Closes packets of which nothing was heard since `before_ns`, the oldest first.
     pub fn settle(&mut self, before_ns: u64, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
-        let (slots, free) = (&self.slots, &mut self.free);
-        let (ties, lets_go) = (&mut self.ties, self.lets_go);
         // What was denied tells of the others.
-        for tag in &self.queue {
-            slots[tag.slot].teach(ties);
+        for slot in &self.queue {
+            self.slots[*slot].teach(&mut self.ties);
         }
-        self.queue.retain(|tag| {
-            let open = &slots[tag.slot];
-            let stays = open.last_ns >= before_ns;
-            if !stays {
-                let packet = open.close(ways, ties, lets_go);
-                packet.into_iter().for_each(&mut *closed);
-                free.push(tag.slot);
+        for _ in 0..self.queue.len() {
+            let Some(slot) = self.queue.pop_front() else {
+                break;
+            };
+            if self.slots[slot].last_ns >= before_ns {
+                self.queue.push_back(slot); // all of them are taken in turn: their order stays
+            } else {
+                self.close(slot, ways, closed);
             }
-            stays
-        });
+        }
     }
 
     /// Nothing can have been heard later than now: where it seems so, the clock was set back.
     pub fn set_clock(&mut self, now_ns: u64) {
-        for tag in &self.queue {
-            let open = &mut self.slots[tag.slot];
+        for slot in &self.queue {
+            let open = &mut self.slots[*slot];
             open.last_ns = open.last_ns.min(now_ns);
         }
     }
 
     /// Marks the steps of the packets that are under way.
     pub fn mark(&self, in_use: &mut InUse) {
-        for tag in &self.queue {
-            let open = &self.slots[tag.slot];
-            let count = usize::from(open.step_count).min(STEPS_OF_PACKET);
-            let steps = open.steps[..count].iter().map(|passed| passed.step);
+        for slot in &self.queue {
+            let open = &self.slots[*slot];
+            let steps = open.steps().iter().map(|passed| passed.step);
             steps.chain(open.guilty).for_each(|step| in_use.step(step));
         }
     }
 
-    /// Opens a packet; returns its place in the queue.
+    /// Opens a packet; returns its slot.
     fn open(
         &mut self,
-        head: Head,
+        head: &Head,
         hit: &Hit,
         ways: &mut Ways,
         closed: &mut dyn FnMut(Packet),
@@ -215,64 +215,95 @@ impl Assembly {
         self.release(hit.stream);
         if self.queue.len() == OPEN_PACKETS {
             if let Some(oldest) = self.queue.pop_front() {
-                let packet = self.slots[oldest.slot].close(ways, &mut self.ties, self.lets_go);
-                packet.into_iter().for_each(closed);
-                self.free.push(oldest.slot);
+                self.close(oldest, ways, closed);
             }
         }
-        let open = Open::new(head, hit);
+        self.turns += 1;
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.slots[slot] = open;
+                self.slots[slot].begin(head, hit, self.turns);
                 slot
             }
             None => {
-                self.slots.push(open);
+                self.slots.push(Open::new(head, hit, self.turns));
                 self.slots.len() - 1
             }
         };
-        self.queue.push_back(Tag {
-            slot,
-            nft_id: None,
-            fingerprint: head.fingerprint,
-        });
-        self.queue.len() - 1
+        self.by_fingerprint.enter(head.fingerprint, slot);
+        self.queue.push_back(slot);
+        slot
+    }
+
+    /// Closes a packet that has left the queue.
+    fn close(&mut self, slot: usize, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
+        self.number(slot, None);
+        let open = &mut self.slots[slot];
+        self.by_fingerprint.leave(open.first.fingerprint, slot);
+        let packet = open.close(ways, &mut self.ties, self.lets_go);
+        packet.into_iter().for_each(closed);
+        self.free.push(slot);
+    }
+
+    /// A packet has this number in nf_tables from now on, or none.
+    fn number(&mut self, slot: usize, id: Option<u32>) {
+        let before = std::mem::replace(&mut self.slots[slot].nft_id, id);
+        if before == id {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_id.leave(u64::from(before), slot);
+        }
+        if let Some(id) = id {
+            self.by_id.enter(u64::from(id), slot);
+        }
     }
 
     /// The number was given again: no packet that is open has it.
     fn release(&mut self, stream: Stream) {
         let Stream::Nft(id) = stream else { return };
-        let mut tags = self.queue.iter_mut();
-        if let Some(before) = tags.rfind(|tag| tag.nft_id == Some(id)) {
-            before.nft_id = None;
+        if let Some(before) = self.numbered(id) {
+            self.number(before, None);
         }
     }
 
-    /// The place in the queue of the packet that a hit belongs to.
+    /// The packet that has a number in nf_tables, the youngest if there are more.
+    fn numbered(&self, id: u32) -> Option<usize> {
+        let slots = self.by_id.of(u64::from(id));
+        slots
+            .filter(|slot| self.slots[*slot].nft_id == Some(id))
+            .max_by_key(|slot| self.slots[*slot].turn)
+    }
+
+    /// The slot of the packet that a hit belongs to.
     fn find(&self, hit: &Hit) -> Option<usize> {
         if let Stream::Nft(id) = hit.stream {
-            let at = self.queue.iter().rposition(|tag| tag.nft_id == Some(id));
-            if let Some(at) = at.filter(|at| self.slots[self.queue[*at].slot].leads_on(hit)) {
-                return Some(at);
+            let slot = self.numbered(id);
+            if let Some(slot) = slot.filter(|slot| self.slots[*slot].leads_on(hit)) {
+                return Some(slot);
             }
         }
-        let head = hit.head?;
-        let find = |is_known: &dyn Fn(&Open) -> bool| {
-            self.queue.iter().position(|tag| {
-                let open = &self.slots[tag.slot];
-                tag.fingerprint == head.fingerprint
-                    && is_known(open)
-                    && open.leads_on(hit)
-                    && open.is_free_for(hit, tag.nft_id)
-            })
-        };
+        let head = hit.head.as_ref()?;
         // Many packets to different ends look alike but for these: translation is the second guess, and
         // of a packet that its stream has told of rather than of another.
-        find(&|open| open.last.tuple == head.tuple || open.first.tuple == head.tuple)
-            .or_else(|| {
-                find(&|open| open.told(hit.stream).progress.is_some() && open.can_become(&head))
-            })
-            .or_else(|| find(&|open| open.can_become(&head)))
+        let (mut told, mut untold) = (None, None);
+        for slot in self.by_fingerprint.of(head.fingerprint) {
+            let open = &self.slots[slot];
+            if open.first.fingerprint != head.fingerprint
+                || !open.leads_on(hit)
+                || !open.is_free_for(hit)
+            {
+                continue;
+            }
+            if open.last.tuple == head.tuple || open.first.tuple == head.tuple {
+                return Some(slot);
+            }
+            if open.can_become(head) {
+                let is_told = open.told(hit.stream).progress.is_some();
+                let guess = if is_told { &mut told } else { &mut untold };
+                guess.get_or_insert(slot);
+            }
+        }
+        told.or(untold)
     }
 }
 
@@ -283,23 +314,45 @@ impl Default for Assembly {
 }
 
 impl Open {
-    fn new(head: Head, hit: &Hit) -> Open {
-        Open {
-            first: head,
-            last: head,
+    fn new(head: &Head, hit: &Hit, turn: u64) -> Open {
+        let mut open = Open {
+            first: *head,
+            last: *head,
+            nft_id: None,
+            turn,
             conntrack: None,
             nft: Told::default(),
             legacy: Told::default(),
             past_own: false,
-            local: hit
-                .station
-                .is_some_and(|station| station.hook == NF_INET_LOCAL_OUT),
-            first_ns: hit.at_ns,
-            last_ns: hit.at_ns,
+            local: false,
+            first_ns: 0,
+            last_ns: 0,
             guilty: None,
             step_count: 0,
             steps: [Passed::default(); STEPS_OF_PACKET],
-        }
+        };
+        open.begin(head, hit, turn);
+        open
+    }
+
+    /// Begins another packet; what the one before has left in its steps does not count.
+    fn begin(&mut self, head: &Head, hit: &Hit, turn: u64) {
+        (self.first, self.last) = (*head, *head);
+        (self.nft_id, self.turn) = (None, turn);
+        self.conntrack = None;
+        (self.nft, self.legacy) = (Told::default(), Told::default());
+        self.past_own = false;
+        self.local = hit
+            .station
+            .is_some_and(|station| station.hook == NF_INET_LOCAL_OUT);
+        (self.first_ns, self.last_ns) = (hit.at_ns, hit.at_ns);
+        self.guilty = None;
+        self.step_count = 0;
+    }
+
+    /// The steps that it has passed.
+    fn steps(&self) -> &[Passed] {
+        &self.steps[..usize::from(self.step_count).min(STEPS_OF_PACKET)]
     }
 
     /// Whether translation can make this of the packet: each of its ends is translated once.
@@ -352,8 +405,8 @@ impl Open {
     }
 
     /// A packet has one number in nf_tables, and another one after the loopback device.
-    fn is_free_for(&self, hit: &Hit, nft_id: Option<u32>) -> bool {
-        match (hit.stream, nft_id) {
+    fn is_free_for(&self, hit: &Hit) -> bool {
+        match (hit.stream, self.nft_id) {
             (Stream::Nft(_), Some(_)) => {
                 self.local
                     && hit
@@ -413,23 +466,24 @@ impl Open {
 
     /// Lets the step that denied it tell who comes first there.
     fn teach(&self, ties: &mut Ties) {
-        let count = usize::from(self.step_count).min(STEPS_OF_PACKET);
+        if self.guilty.is_none() {
+            return;
+        }
         let is_guilty = |step: &&Passed| Some(step.step) == self.guilty;
-        if let Some(guilty) = self.steps[..count].iter().rfind(is_guilty) {
-            ties.learn(&self.steps[..count], *guilty);
+        if let Some(guilty) = self.steps().iter().rfind(is_guilty) {
+            ties.learn(self.steps(), *guilty);
         }
     }
 
     /// What there is to tell of it: nothing where no rule was met, or an ICMP error passed.
-    fn close(&self, ways: &mut Ways, ties: &mut Ties, lets_go: bool) -> Option<Packet> {
-        let count = usize::from(self.step_count).min(STEPS_OF_PACKET);
+    fn close(&mut self, ways: &mut Ways, ties: &mut Ties, lets_go: bool) -> Option<Packet> {
+        let count = self.steps().len();
         let passed = self.guilty.is_none();
         if count == 0 || passed && (self.first.icmp_error || (lets_go && !self.past_own)) {
             return None;
         }
-        let mut steps = self.steps;
-        let steps = &mut steps[..count];
         self.teach(ties);
+        let steps = &mut self.steps[..count];
         steps.sort_by_key(|step| (step.at, ties.rank(step))); // stable: each stream is in order
         let mut path = [0; STEPS_OF_PACKET];
         path.iter_mut()

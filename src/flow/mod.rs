@@ -1,6 +1,7 @@
 //! The flow table: which flows there are, under fixed memory.
 
 pub mod assembly;
+mod chains;
 mod claims;
 pub mod entry;
 pub mod filter;
