@@ -15,6 +15,7 @@
 
 mod legacy;
 mod nft;
+mod remembered;
 
 use super::instrument;
 use super::legacy_rules::LegacyTable;
@@ -23,11 +24,10 @@ use super::ruleset::{FoundRule, Ruleset};
 use crate::event::Station;
 use crate::flow::path::{StepId, Ways};
 use crate::flow::sweep::InUse;
-use crate::limits::HITS_REMEMBERED;
 use crate::wire::attr::{Attributes, be32_of};
 use crate::wire::kernel::*;
 use crate::wire::nftables::{attribute_of, text_of};
-use std::collections::HashMap;
+use remembered::{HitKey, Remembered};
 
 /// What a hit was resolved to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct Book {
     legacy: Vec<LegacyTable>,
     /// Contents that were replaced, and when that was seen, in nanoseconds since 1970.
     legacy_before: Vec<(u64, LegacyTable)>,
-    cache: HashMap<Box<[u8]>, Resolved>,
+    cache: Remembered,
     /// Rules or chains have changed since the last generation that was heard of.
     changing: bool,
     /// They have changed since the ruleset was read.
@@ -85,8 +85,6 @@ pub struct Book {
     own_table_gone: bool,
     wanted: Vec<WantedSet>,
     waiting: Vec<Waiting>,
-    /// The key under construction: most hits were resolved before, and cost no allocation.
-    key: Vec<u8>,
 }
 
 impl Book {
@@ -168,11 +166,11 @@ impl Book {
         self.waiting.clear();
     }
 
-    /// Remembers what the hit under `key` was resolved to, where that is known.
-    fn remember(&mut self, resolved: Resolved) {
+    /// Remembers what a hit was resolved to, where that is known.
+    fn remember(&mut self, key: &HitKey<'_>, resolved: Resolved) {
         let has_room = resolved.step != Some(0); // it may have, later
-        if resolved.known && has_room && self.cache.len() < HITS_REMEMBERED {
-            self.cache.insert(self.key.as_slice().into(), resolved);
+        if resolved.known && has_room {
+            self.cache.insert(key, resolved);
         }
     }
 
@@ -181,16 +179,14 @@ impl Book {
         let waiting = self.waiting.iter().map(|waiting| waiting.step);
         waiting.for_each(|step| in_use.step(step));
         if remembered {
-            let steps = self.cache.values().filter_map(|resolved| resolved.step);
+            let steps = self.cache.iter().filter_map(|(_, resolved)| resolved.step);
             steps.for_each(|step| in_use.step(step));
         }
     }
 
     /// Forgets the hits whose step is not known any more.
     pub fn forget_hits(&mut self, ways: &Ways) {
-        let is_known = |step| ways.step(step).is_some();
-        self.cache
-            .retain(|_, resolved| resolved.step.is_none_or(is_known));
+        self.cache.retain(|step| ways.step(step).is_some());
     }
 
     /// The sets that texts wait for; they are forgotten here.

@@ -171,12 +171,11 @@ impl Tracer {
             self.senders.push((head.tuple, uid));
         }
         let resolved = self.book.resolve_legacy(&line, at_ns, ways);
-        let id = line.entry.and_then(|entry| entry.id);
         let hit = Hit {
             stream: Stream::Legacy,
             at_ns,
             head: line.head,
-            conntrack: id.zip(line.ct_reply),
+            conntrack: line.ct_id.zip(line.ct_reply),
             station: resolved.station,
             own: resolved.own,
             step: resolved.step,

@@ -3,7 +3,6 @@
 //! `TRACE: table:chain:rule|policy|return:number `. A table's name has no colon, a chain's may.
 
 use super::attr::{Attributes, BrokenFraming, be32_of, u8_of};
-use super::conntrack::Entry;
 use super::kernel::*;
 use super::nftables::without_nul;
 use super::packet::Head;
@@ -36,8 +35,8 @@ pub struct Line<'a> {
     pub number: u32,
     /// The packet, where its head can be read.
     pub head: Option<Head>,
-    /// The conntrack entry, where the kernel adds it.
-    pub entry: Option<Entry>,
+    /// The conntrack entry's id (CTA_ID), where the kernel adds the entry.
+    pub ct_id: Option<u32>,
     /// Whether the packet goes in the reply direction of that entry.
     pub ct_reply: Option<bool>,
     /// The user whose socket sent it, where it was sent here.
@@ -52,14 +51,14 @@ impl<'a> Line<'a> {
         attributes: Attributes<'a>,
     ) -> Result<Option<Line<'a>>, BrokenFraming> {
         let (mut hook, mut prefix, mut head) = (None, None, None);
-        let (mut entry, mut ct_reply, mut uid) = (None, None, None);
+        let (mut ct_id, mut ct_reply, mut uid) = (None, None, None);
         for attribute in attributes {
             let (kind, payload) = attribute?;
             match kind {
                 NFULA_PACKET_HDR => hook = payload.get(2).copied(), // hw_protocol (u16), hook, padding
                 NFULA_PREFIX => prefix = Some(without_nul(payload)),
                 NFULA_PAYLOAD => head = Head::of_packet(payload),
-                NFULA_CT => entry = Entry::parse(Attributes::new(payload)).ok(),
+                NFULA_CT => ct_id = id_of(payload),
                 NFULA_UID => uid = be32_of(payload),
                 NFULA_CT_INFO => ct_reply = ct_info(payload),
                 _ => {}
@@ -77,7 +76,7 @@ impl<'a> Line<'a> {
             kind,
             number,
             head,
-            entry,
+            ct_id,
             ct_reply,
             uid,
         }))
@@ -92,23 +91,43 @@ fn ct_info(payload: &[u8]) -> Option<bool> {
     Some((IP_CT_IS_REPLY..IP_CT_NUMBER).contains(&info))
 }
 
+/// The id of a conntrack entry; of the rest nothing is needed here.
+fn id_of(entry: &[u8]) -> Option<u32> {
+    let mut attributes = Attributes::new(entry).map_while(Result::ok);
+    let (_, id) = attributes.find(|(kind, _)| *kind == CTA_ID)?;
+    be32_of(id)
+}
+
 type Said<'a> = (&'a [u8], &'a [u8], LineKind, u32);
 
 /// Takes a prefix apart: the table from the left, number and kind from the right.
 fn said(prefix: &[u8]) -> Option<Said<'_>> {
     let rest = prefix.strip_prefix(b"TRACE: ")?;
     let rest = rest.strip_suffix(b" ").unwrap_or(rest);
-    let mut from_right = rest.rsplitn(3, |byte| *byte == b':');
-    let number = std::str::from_utf8(from_right.next()?).ok()?.parse().ok()?;
-    let kind = match from_right.next()? {
+    let (rest, number) = split_at_last_colon(rest)?;
+    let (names, kind) = split_at_last_colon(rest)?;
+    let kind = match kind {
         b"rule" => LineKind::Rule,
         b"policy" => LineKind::Policy,
         b"return" => LineKind::Return,
         _ => return None,
     };
-    let mut from_left = from_right.next()?.splitn(2, |byte| *byte == b':');
-    let (table, chain) = (from_left.next()?, from_left.next()?);
-    (!table.is_empty() && !chain.is_empty()).then_some((table, chain, kind, number))
+    let colon = names.iter().position(|byte| *byte == b':')?;
+    let (table, chain) = (names.get(..colon)?, names.get(colon.checked_add(1)?..)?);
+    (!table.is_empty() && !chain.is_empty()).then_some((table, chain, kind, decimal(number)?))
+}
+
+fn split_at_last_colon(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = text.iter().rposition(|byte| *byte == b':')?;
+    Some((text.get(..colon)?, text.get(colon.checked_add(1)?..)?))
+}
+
+fn decimal(digits: &[u8]) -> Option<u32> {
+    let number = digits.iter().try_fold(0u32, |number, digit| {
+        let value = digit.checked_sub(b'0').filter(|value| *value < 10)?;
+        number.checked_mul(10)?.checked_add(u32::from(value))
+    });
+    number.filter(|_| !digits.is_empty())
 }
 
 #[cfg(test)]
@@ -129,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_somebody_else_logs_is_no_trace() {
-        let others: [&[u8]; 8] = [
+        let others: [&[u8]; 11] = [
             b"",
             b"dropped: ",
             b"TRACE: ",
@@ -138,6 +157,9 @@ mod tests {
             b"TRACE: filter:INPUT:other:1",
             b"TRACE: filter:INPUT:rule:x",
             b"TRACE: filter:INPUT:rule:99999999999",
+            b"TRACE: filter:INPUT:rule:",
+            b"TRACE: :INPUT:rule:1",
+            b"TRACE: filter::rule:1",
         ];
         for other in others {
             assert_eq!(said(other), None, "{other:?}");

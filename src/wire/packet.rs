@@ -65,8 +65,8 @@ impl Head {
             proto: *header.get(9)?,
             ..Tuple::default()
         };
-        copy(&mut tuple.src, header.get(12..16)?);
-        copy(&mut tuple.dst, header.get(16..20)?);
+        address::<4>(&mut tuple.src, header, 12)?;
+        address::<4>(&mut tuple.dst, header, 16)?;
         let length_and_id = u64::from(be32(header, 2)?);
         Some(Head::transport(tuple, length_and_id, transport))
     }
@@ -78,8 +78,8 @@ impl Head {
             proto,
             ..Tuple::default()
         };
-        copy(&mut tuple.src, header.get(8..24)?);
-        copy(&mut tuple.dst, header.get(24..40)?);
+        address::<16>(&mut tuple.src, header, 8)?;
+        address::<16>(&mut tuple.dst, header, 24)?;
         let label_and_length =
             u64::from(be32(header, 0)? & 0xf_ffff) << 12 ^ u64::from(be16(header, 4)?);
         Some(Head::transport(tuple, label_and_length, transport))
@@ -110,13 +110,9 @@ impl Head {
                 _ => transport.get(4..8).unwrap_or_default(),
             };
         }
-        let kept = kept.iter().take(FINGERPRINT_LEN);
         Head {
             tuple,
-            fingerprint: kept.fold(network_part, |state, byte| {
-                // FNV-1a, 64 bits.
-                (state ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            }),
+            fingerprint: fingerprint(network_part, kept),
             icmp_error,
         }
     }
@@ -132,6 +128,33 @@ impl Head {
                 (a.src, a.sport) == (b.src, b.sport) || (a.dst, a.dport) == (b.dst, b.dport)
             }
     }
+}
+
+/// Mixes the part of the network header with the first FINGERPRINT_LEN bytes of `kept`, as many as
+/// there are.
+fn fingerprint(network_part: u64, kept: &[u8]) -> u64 {
+    let kept = kept.get(..FINGERPRINT_LEN).unwrap_or(kept);
+    let mut state = network_part;
+    let mut rest = kept;
+    while !rest.is_empty() {
+        let word;
+        if let Some((whole, behind)) = rest.split_first_chunk::<4>() {
+            (word, rest) = (*whole, behind);
+        } else {
+            // Zeroes at the end of a packet count, too.
+            word = match *rest {
+                [a, b, c] => [a, b, c, 3],
+                [a, b, ..] => [a, b, 0, 2],
+                [a, ..] => [a, 0, 0, 1],
+                [] => [0; 4],
+            };
+            rest = &[];
+        }
+        state = (state ^ u64::from(u32::from_ne_bytes(word)))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29);
+    }
+    state
 }
 
 /// The protocol behind the extension headers, and where it begins.
@@ -182,10 +205,10 @@ fn has_icmp_id(ipv6: bool, kind: u8) -> bool {
     }
 }
 
-fn copy(to: &mut [u8; 16], from: &[u8]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
-    }
+fn address<const LEN: usize>(to: &mut [u8; 16], header: &[u8], offset: usize) -> Option<()> {
+    let (from, _) = header.get(offset..)?.split_first_chunk::<LEN>()?;
+    *to.first_chunk_mut::<LEN>()? = *from;
+    Some(())
 }
 
 fn be16(bytes: &[u8], offset: usize) -> Option<u16> {

@@ -1,6 +1,6 @@
 //! Hits of the legacy tables: table, chain and number, in the content that was read last.
 
-use super::{BUILT_IN, Book, Resolved, lossy};
+use super::{BUILT_IN, Book, HitKey, Resolved, lossy};
 use crate::event::Station;
 use crate::event::step::{Firewall, RuleText, Step, StepKind, Verdict};
 use crate::firewall::instrument::LEGACY_CHAIN;
@@ -37,8 +37,8 @@ impl Book {
         if !table.take_saved(saved) {
             return;
         }
-        for (key, resolved) in &self.cache {
-            let (Some(key), Some(step)) = (parts(key), resolved.step) else {
+        for (key, resolved) in self.cache.iter() {
+            let (Some(key), Some(step)) = (parts(&key), resolved.step) else {
                 continue;
             };
             if (key.ipv6, key.table) == (ipv6, name.as_bytes()) {
@@ -63,13 +63,13 @@ impl Book {
             let is_late = *changed_ns >= at_ns.saturating_add(CLOCK_STEP.as_nanos() as u64);
             is_soon && !is_late
         });
-        legacy_key(&mut self.key, line);
-        if let Some(resolved) = self.cache.get(&*self.key) {
-            return *resolved;
+        let key = key_of(line);
+        if let Some(resolved) = self.cache.find(&key) {
+            return resolved;
         }
         let resolved = self.look_up_legacy(line, ways);
         if self.legacy_before.is_empty() {
-            self.remember(resolved);
+            self.remember(&key, resolved);
         }
         resolved
     }
@@ -146,16 +146,16 @@ impl Book {
     }
 }
 
-fn legacy_key(key: &mut Vec<u8>, line: &Line<'_>) {
-    key.clear();
-    key.extend([b'L', u8::from(line.ipv6), line.kind as u8, line.hook]);
-    key.extend(line.number.to_ne_bytes());
-    key.extend_from_slice(line.table);
-    key.push(0);
-    key.extend_from_slice(line.chain);
+fn key_of<'a>(line: &Line<'a>) -> HitKey<'a> {
+    HitKey {
+        kind: [b'L', u8::from(line.ipv6), line.kind as u8, line.hook],
+        verdict: 0, // it does not say one
+        number: u64::from(line.number),
+        names: [line.table, line.chain, b""],
+    }
 }
 
-/// What a key of `legacy_key` says.
+/// What a key of a line says.
 struct Parts<'a> {
     ipv6: bool,
     kind: StepKind,
@@ -164,24 +164,22 @@ struct Parts<'a> {
     chain: &'a [u8],
 }
 
-/// Takes a key of `legacy_key` apart.
-fn parts(key: &[u8]) -> Option<Parts<'_>> {
-    let (head, names) = key.split_first_chunk::<8>()?;
-    let [b'L', ipv6, kind, _hook, n0, n1, n2, n3] = *head else {
+/// Takes a key apart, if it is a line's.
+fn parts<'a>(key: &HitKey<'a>) -> Option<Parts<'a>> {
+    let [b'L', ipv6, kind, _hook] = key.kind else {
         return None;
     };
-    let mut names = names.splitn(2, |byte| *byte == 0);
-    let kind = match kind {
-        0 => StepKind::Rule,
-        1 => StepKind::Policy,
-        _ => StepKind::Return,
-    };
+    let [table, chain, _] = key.names;
     Some(Parts {
         ipv6: ipv6 != 0,
-        kind,
-        number: u32::from_ne_bytes([n0, n1, n2, n3]),
-        table: names.next()?,
-        chain: names.next()?,
+        kind: match kind {
+            0 => StepKind::Rule,
+            1 => StepKind::Policy,
+            _ => StepKind::Return,
+        },
+        number: u32::try_from(key.number).ok()?,
+        table,
+        chain,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Hits of nf_tables: table, chain and handle, in the generation that the stream has come to.
 
-use super::{BUILT_IN, Book, Resolved, Waiting, WantedSet, describe, is_after, lossy};
+use super::{BUILT_IN, Book, HitKey, Resolved, Waiting, WantedSet, describe, is_after, lossy};
 use crate::event::Station;
 use crate::event::step::{Firewall, RuleText, Step, StepKind, Verdict};
 use crate::firewall::instrument::{self, ruleset};
@@ -26,12 +26,12 @@ impl Book {
         if trace.table == instrument::TABLE.as_bytes() {
             return own(trace);
         }
-        nft_key(&mut self.key, trace);
-        if let Some(resolved) = self.cache.get(&*self.key) {
-            return *resolved;
+        let key = key_of(trace);
+        if let Some(resolved) = self.cache.find(&key) {
+            return resolved;
         }
         let resolved = self.look_up_nft(trace, ways);
-        self.remember(resolved);
+        self.remember(&key, resolved);
         resolved
     }
 
@@ -222,14 +222,12 @@ fn verdict_of(trace: &Trace<'_>, text: &RuleText) -> Option<Verdict> {
     })
 }
 
-fn nft_key(key: &mut Vec<u8>, trace: &Trace<'_>) {
-    key.clear();
-    key.extend([b'N', trace.family, trace.kind as u8, u8::from(trace.enters)]);
-    key.extend(trace.handle.unwrap_or(0).to_ne_bytes());
-    key.extend(trace.verdict.unwrap_or(0).to_ne_bytes());
-    for name in [trace.table, trace.chain, trace.target.unwrap_or_default()] {
-        key.extend_from_slice(name);
-        key.push(0);
+fn key_of<'a>(trace: &Trace<'a>) -> HitKey<'a> {
+    HitKey {
+        kind: [b'N', trace.family, trace.kind as u8, u8::from(trace.enters)],
+        verdict: trace.verdict.unwrap_or(i32::MIN), // none of the kernel's
+        number: trace.handle.unwrap_or(0),
+        names: [trace.table, trace.chain, trace.target.unwrap_or_default()],
     }
 }
 
