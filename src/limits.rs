@@ -242,8 +242,13 @@ pub const READS_OF_A_QUEUE: u32 = 64;
 /// at most, and that only where they change all the time.
 pub const READ_AGAIN_FACTOR: u32 = 4;
 
-/// Legacy tables are read again no sooner than after this.
-pub const READ_AGAIN_PAUSE: Duration = Duration::from_millis(1);
+/// Legacy tables are read again, for lines that have come, no sooner than after this,
+pub const LINES_PAUSE: Duration = Duration::from_millis(5);
+/// and after so many times what reading them took: a twentieth of the time,
+pub const LINES_FACTOR: u32 = 19;
+/// unless the lines would wait longer than this: then READ_AGAIN_FACTOR is enough. Their packets are
+/// under way as long.
+pub const LINES_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Legacy tables are looked at although no line comes, no sooner than after this,
 pub const LOOK_PAUSE: Duration = Duration::from_millis(200);

@@ -471,7 +471,7 @@ fn a_line_that_may_be_of_the_content_before_is_not_guessed() {
         kind: LineKind::Rule,
         number,
         head: None,
-        entry: None,
+        ct_id: None,
         ct_reply: None,
         uid: None,
     };

@@ -1,5 +1,5 @@
 //! Capturing allocates nothing: neither taking events, nor making room in a full table, nor
-//! following, nor recording.
+//! following, nor recording, nor resolving traces whose rules and paths are known.
 
 use conntracker::cli::Output;
 use conntracker::event::DumpPass;
@@ -10,11 +10,14 @@ use conntracker::run::follow::Follow;
 use conntracker::run::input::{Input, What};
 use conntracker::run::output::Destination;
 use conntracker::run::pipeline::Pipeline;
-use conntracker::run::recording::Recorder;
+use conntracker::run::recording::{Recorder, Recording};
+use conntracker::run::trace_input::TraceInput;
 use conntracker::sys::alloc::{Counting, count};
 use conntracker::sys::signal::Signals;
 use conntracker::wire::kernel::*;
+use conntracker::wire::message::{Message, Messages};
 use conntracker::wire::request::Request;
+use std::path::Path;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -60,9 +63,66 @@ fn take(pipeline: &mut Pipeline<'_>, bytes: &[u8]) {
     });
 }
 
+/// The hits of a real recording, of both streams, with whether each is a line of the legacy tables;
+/// the pipeline has taken the whole recording.
+fn traces(pipeline: &mut Pipeline<'_>) -> (u64, Vec<(bool, Vec<u8>)>) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/traced.ctrecord");
+    let mut recording = Recording::open(&file).unwrap();
+    let (mut hits, mut last_ns) = (Vec::new(), 0);
+    while let Some(input) = recording.read().unwrap() {
+        last_ns = last_ns.max(input.at_ns);
+        let (is_log, bytes) = match input.what {
+            What::Trace(TraceInput::Nft(bytes)) => (false, bytes),
+            What::Trace(TraceInput::Log(bytes)) => (true, bytes),
+            _ => (false, &[][..]),
+        };
+        let is_hit = |message: Message<'_>| {
+            is_log || message.kind == (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_TRACE
+        };
+        if Messages::new(bytes).map_while(Result::ok).any(is_hit) {
+            hits.push((is_log, bytes.to_vec()));
+        }
+        pipeline.take(&input);
+    }
+    (last_ns, hits)
+}
+
+/// Takes them once more, in a moment of their own; then they are at their end.
+fn take_traces(pipeline: &mut Pipeline<'_>, at_ns: u64, hits: &[(bool, Vec<u8>)]) {
+    for (is_log, bytes) in hits {
+        let input = match is_log {
+            true => TraceInput::Log(bytes),
+            false => TraceInput::Nft(bytes),
+        };
+        let what = What::Trace(input);
+        pipeline.take(&Input { at_ns, what });
+    }
+    let (at_ns, what) = (at_ns + 1_000_000_000, What::Trace(TraceInput::Quiet));
+    pipeline.take(&Input { at_ns, what });
+}
+
+fn traces_allocate_nothing() {
+    let mut pipeline = Pipeline::new(Table::new(1000, [1, 2]), Filter::default(), None);
+    let (last_ns, hits) = traces(&mut pipeline);
+    let count_of = |log| hits.iter().filter(|(is_log, _)| *is_log == log).count();
+    assert!(count_of(true) > 100 && count_of(false) > 100);
+    let moment = |number: u64| last_ns + number * 10_000_000_000;
+    for number in 1..3 {
+        take_traces(&mut pipeline, moment(number), &hits);
+    }
+    let (messages, packets) = (pipeline.counters.trace_messages, pipeline.counters.traced);
+    let before = count();
+    take_traces(&mut pipeline, moment(3), &hits);
+    let allocations = count() - before;
+    assert!(pipeline.counters.trace_messages > messages + 200);
+    assert!(pipeline.counters.traced > packets + 10);
+    assert_eq!(allocations, 0);
+}
+
 // One test: others in this process would allocate at the same time.
 #[test]
-fn events_reclaim_and_dumps_allocate_nothing() {
+fn events_reclaim_dumps_and_traces_allocate_nothing() {
+    traces_allocate_nothing();
     let signals = Signals::that_end().unwrap();
     let destination = Destination::open(&Output::File("/dev/null".into())).unwrap();
     let follow = Follow::new(

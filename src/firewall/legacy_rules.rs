@@ -103,6 +103,11 @@ impl LegacyTable {
         Ok(table)
     }
 
+    /// The `content` that `parse` would find, without taking the table apart.
+    pub fn content_of(ipv6: bool, name: &str, raw: &RawTable) -> u64 {
+        content(ipv6, name, raw)
+    }
+
     /// Whether it is the table of that family and name.
     pub fn is(&self, ipv6: bool, name: &[u8]) -> bool {
         self.ipv6 == ipv6 && self.name.as_bytes() == name
@@ -259,16 +264,24 @@ impl LegacyTable {
     }
 }
 
-/// FNV-1a, each piece with its length before it.
+/// Each piece with its length before it, a word at a time: tables are looked at all the time.
 fn content(ipv6: bool, name: &str, raw: &RawTable) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x100_0000_01b3;
-    let mut hash = BASIS;
+    let mut hash = 0x243f_6a88_85a3_08d3; // digits of pi
+    let mut add_word = |word: u64| {
+        let product = u128::from(hash ^ word) * 0x9e37_79b9_7f4a_7c15;
+        hash = (product as u64).rotate_left(1) ^ ((product >> 64) as u64);
+    };
     let mut add = |piece: &[u8]| {
-        let len = (piece.len() as u64).to_ne_bytes();
-        for byte in len.iter().chain(piece) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+        add_word(piece.len() as u64);
+        let mut rest = piece;
+        while let Some((word, behind)) = rest.split_first_chunk::<8>() {
+            add_word(u64::from_ne_bytes(*word));
+            rest = behind;
         }
+        let tail = rest
+            .iter()
+            .fold(0, |tail, byte| tail << 8 | u64::from(*byte));
+        add_word(tail);
     };
     add(&[u8::from(ipv6)]);
     add(name.as_bytes());

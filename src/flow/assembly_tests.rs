@@ -1,7 +1,9 @@
 //! Assembly: two streams, translation, numbers given again.
 
 use super::*;
+use crate::event::Station;
 use crate::event::step::{Firewall, Step, StepKind, Verdict};
+use crate::limits::STEPS_OF_PACKET;
 
 const OWN: i32 = -190;
 

@@ -11,6 +11,7 @@ pub mod key;
 #[cfg(test)]
 mod model_tests;
 pub mod notes;
+mod open;
 pub mod owned;
 #[cfg(test)]
 mod owned_tests;

@@ -7,6 +7,7 @@ use super::sweep::Pace;
 use crate::event::step::Step;
 use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEP_TEXTS_LEN_MAX, STEPS_MAX};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 /// A step's number.
@@ -33,7 +34,7 @@ pub struct Ways {
     pub(super) step_ids: HashMap<Rc<Step>, StepId>,
     pub(super) free_steps: Vec<StepId>,
     pub(super) paths: Vec<Option<Rc<[StepId]>>>,
-    pub(super) path_ids: HashMap<Rc<[StepId]>, PathId>,
+    pub(super) path_ids: HashMap<Rc<[StepId]>, PathId, BuildHasherDefault<PathHasher>>,
     pub(super) free_paths: Vec<PathId>,
     /// Bytes of the texts of all steps.
     pub(super) text_len: usize,
@@ -43,6 +44,35 @@ pub struct Ways {
     pub(super) gone_hits: u64,
     /// Steps, paths and texts that found no room.
     pub refused: u64,
+}
+
+/// Mixes the numbers of a path's steps, which come in order of their first hit: whoever sends packets
+/// does not choose them.
+#[derive(Debug, Default)]
+pub(super) struct PathHasher {
+    state: u64,
+}
+
+impl Hasher for PathHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some((word, behind)) = rest.split_first_chunk::<4>() {
+            self.write_usize(u32::from_ne_bytes(*word) as usize);
+            rest = behind;
+        }
+        rest.iter()
+            .for_each(|byte| self.write_usize(usize::from(*byte)));
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        let product =
+            u128::from(self.state ^ word as u64 ^ 0x243f_6a88_85a3_08d3) * 0x9e37_79b9_7f4a_7c15;
+        self.state = (product as u64) ^ ((product >> 64) as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.state
+    }
 }
 
 /// A step, and how many packets came by.
@@ -70,7 +100,7 @@ impl Ways {
             step_ids: HashMap::new(),
             free_steps: Vec::new(),
             paths: Vec::new(),
-            path_ids: HashMap::new(),
+            path_ids: HashMap::default(),
             free_paths: Vec::new(),
             text_len: 0,
             room,

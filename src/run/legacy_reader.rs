@@ -1,12 +1,15 @@
 //! Reads the legacy tables again and again, since nothing tells of their changes: before lines are
-//! resolved, as often as it costs little. The text of their rules comes from their own program, which
+//! resolved, as often as it costs little; until then lines wait in their socket. The text of their rules comes from their own program, which
 //! is slow: when it may run, and only for a content that has changed.
 
 use super::intake::Intake;
 use super::trace_input::TraceInput;
 use crate::firewall::legacy::saved;
 use crate::firewall::legacy_rules::LegacyTable;
-use crate::limits::{LOOK_FACTOR, LOOK_PAUSE, READ_AGAIN_FACTOR, READ_AGAIN_PAUSE, SAVE_PAUSE};
+use crate::limits::{
+    LINES_FACTOR, LINES_PAUSE, LINES_WAIT_MAX, LOOK_FACTOR, LOOK_PAUSE, READ_AGAIN_FACTOR,
+    SAVE_PAUSE,
+};
 use crate::sys::{clock, xtables};
 use std::time::Duration;
 
@@ -31,6 +34,16 @@ impl LegacyReader {
         }
     }
 
+    /// When the tables may be read again for lines that have come.
+    pub fn next_lines(&self) -> Duration {
+        self.next
+    }
+
+    /// They may be read again at once: no more lines come.
+    pub fn hurry(&mut self) {
+        self.next = Duration::ZERO;
+    }
+
     /// Reads the tables, unless they were read a moment ago.
     pub fn refresh(&mut self, intake: &mut Intake<'_>) {
         let began = clock::monotonic();
@@ -48,7 +61,7 @@ impl LegacyReader {
         }
         let now = clock::monotonic();
         let took = now - began;
-        self.next = now + (took * READ_AGAIN_FACTOR).max(READ_AGAIN_PAUSE);
+        self.next = now + pause_after(took);
         self.next_look = now + (took * LOOK_FACTOR).max(LOOK_PAUSE);
     }
 
@@ -62,11 +75,12 @@ impl LegacyReader {
     /// Reads a table. Says that its content has changed.
     fn read_table(&self, ipv6: bool, name: &str, intake: &mut Intake<'_>) -> Option<()> {
         let raw = xtables::table(ipv6, name).ok()?; // unloaded meanwhile
-        let content = LegacyTable::parse(ipv6, name, &raw).ok()?.content();
+        let content = LegacyTable::content_of(ipv6, name, &raw);
         let tracer = intake.pipeline.tracer.as_ref()?;
         if tracer.book.legacy_content(ipv6, name) == Some(content) {
             return None;
         }
+        LegacyTable::parse(ipv6, name, &raw).ok()?;
         let content = &raw.to_bytes();
         intake.trace(TraceInput::Legacy {
             ipv6,
@@ -104,5 +118,35 @@ impl LegacyReader {
         }
         let now = clock::monotonic();
         self.next_text = now + ((now - began) * READ_AGAIN_FACTOR).max(SAVE_PAUSE);
+    }
+}
+
+/// How long lines wait after the tables were read, which took so long.
+fn pause_after(took: Duration) -> Duration {
+    (took * LINES_FACTOR)
+        .min(LINES_WAIT_MAX)
+        .max(took * READ_AGAIN_FACTOR)
+        .max(LINES_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_takes_a_small_share_of_the_time_and_lines_do_not_wait_for_long() {
+        let of = |took_us| pause_after(Duration::from_micros(took_us)).as_micros() as u64;
+        assert_eq!(of(50), 5000);
+        for took_us in (0..200_000).step_by(100) {
+            let pause_us = of(took_us);
+            assert!(pause_us >= 4 * took_us, "a fifth of the time at most");
+            if took_us <= 5000 {
+                assert!(pause_us >= 19 * took_us, "a twentieth where it can be");
+            }
+            assert!(
+                pause_us <= (4 * took_us).max(100_000),
+                "{took_us}: {pause_us}"
+            );
+        }
     }
 }

@@ -102,6 +102,11 @@ impl RulesetReader {
 /// Gives an input of tracing to the pipeline, and to a recording.
 impl Intake<'_> {
     pub(super) fn trace(&mut self, input: TraceInput<'_>) {
-        self.take(clock::realtime_ns(), What::Trace(input));
+        self.trace_at(clock::realtime_ns(), input);
+    }
+
+    /// The same, of what was read at `at_ns`.
+    pub(super) fn trace_at(&mut self, at_ns: u64, input: TraceInput<'_>) {
+        self.take(at_ns, What::Trace(input));
     }
 }

@@ -34,6 +34,9 @@ pub(super) fn wishes(options: &Options, idle: Idle) -> Wishes {
     }
 }
 
+/// Lines may wait so long, and a packet of which nothing is heard is taken to be at its end.
+const LINES_BEHIND: Duration = Duration::from_millis(PACKET_QUIET.as_millis() as u64 / 4);
+
 /// The sources of traces, and what they need.
 #[derive(Debug)]
 pub struct TraceSource {
@@ -48,6 +51,12 @@ pub struct TraceSource {
     is_counted: bool,
     ruleset: RulesetReader,
     legacy: LegacyReader,
+    /// When the legacy tables were read for the lines that are read now; nanoseconds since 1970.
+    lines_ns: u64,
+    /// Of those lines more may be queued.
+    draining: bool,
+    /// When no line was queued any more.
+    drained: Duration,
     quiet_at: Duration,
     untraced_at: Duration,
 }
@@ -75,6 +84,9 @@ impl TraceSource {
             is_counted: false,
             ruleset: RulesetReader::new(),
             legacy: LegacyReader::new(),
+            lines_ns: 0,
+            draining: false,
+            drained: Duration::ZERO,
             quiet_at: Duration::ZERO,
             untraced_at: Duration::ZERO,
         };
@@ -92,10 +104,20 @@ impl TraceSource {
         source
     }
 
-    /// Readable while something is queued: nf_tables, the legacy tables.
+    /// Readable while something is queued: nf_tables, the legacy tables; `None` also for lines that are
+    /// to wait.
     pub fn fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
         let Instrument { nft, log, .. } = &self.instrument;
-        [nft, log].map(|socket| socket.as_ref().map(Socket::fd))
+        let log = log.as_ref().filter(|_| !self.lines_wait());
+        [nft.as_ref(), log].map(|socket| socket.map(Socket::fd))
+    }
+
+    /// Whether lines stay in their socket: the legacy tables were read a moment ago, and are to be read
+    /// once more before these lines are.
+    fn lines_wait(&self) -> bool {
+        self.instrument.log.is_some()
+            && !self.draining
+            && clock::monotonic() < self.legacy.next_lines()
     }
 
     /// When there is something to do even where nothing comes.
@@ -107,7 +129,8 @@ impl TraceSource {
             .is_some_and(|tracer| tracer.is_waiting());
         let quiet = waiting.then_some(self.quiet_at);
         let legacy = self.instrument.log.as_ref().map(|_| self.legacy.next());
-        [quiet, legacy, Some(self.untraced_at)]
+        let lines = self.lines_wait().then(|| self.legacy.next_lines());
+        [quiet, legacy, lines, Some(self.untraced_at)]
             .into_iter()
             .flatten()
             .min()
@@ -121,7 +144,7 @@ impl TraceSource {
             let lines = self.receive_lines(intake)?;
             let nft = self.read_nft(intake)?;
             for datagram in self.log_batch.datagrams().take(lines) {
-                intake.trace(TraceInput::Log(datagram.bytes));
+                intake.trace_at(self.lines_ns, TraceInput::Log(datagram.bytes));
             }
             if nft == Queue::Empty && lines < self.log_batch.size() {
                 queue = Queue::Empty;
@@ -141,6 +164,7 @@ impl TraceSource {
     /// Reads what is queued by now. Somebody else may have packets traced too, without an end: what
     /// comes after as much as a queue holds is not waited for.
     pub fn read_all(&mut self, intake: &mut Intake<'_>) -> Result<()> {
+        self.legacy.hurry();
         for _ in 0..READS_OF_A_QUEUE {
             if self.read(intake)? == Queue::Empty {
                 break;
@@ -152,7 +176,11 @@ impl TraceSource {
     /// Does what is due while nothing is queued anywhere, events of conntrack included.
     pub fn rest(&mut self, intake: &mut Intake<'_>) {
         let now = clock::monotonic();
-        if now >= self.quiet_at {
+        // A packet is not at its end while lines wait that may be its own.
+        let behind = self.lines_wait() && now.saturating_sub(self.drained) > LINES_BEHIND;
+        if now >= self.quiet_at && behind {
+            self.quiet_at = self.legacy.next_lines();
+        } else if now >= self.quiet_at {
             self.quiet_at = now + PACKET_QUIET / 2;
             if intake
                 .pipeline
@@ -202,13 +230,14 @@ impl TraceSource {
                 self.note_loss(true, intake);
                 continue;
             };
+            let at_ns = clock::realtime_ns();
             for datagram in self.nft_batch.datagrams() {
                 let tracer = intake.pipeline.tracer.as_ref();
                 let stale = tracer.is_some_and(|tracer| tracer.book.is_stale());
                 if stale && is_trace(datagram.bytes) && self.ruleset.may_read(clock::monotonic()) {
                     self.ruleset.read(intake);
                 }
-                intake.trace(TraceInput::Nft(datagram.bytes));
+                intake.trace_at(at_ns, TraceInput::Nft(datagram.bytes));
             }
             if received < self.nft_batch.size() {
                 return Ok(Queue::Empty);
@@ -217,16 +246,22 @@ impl TraceSource {
         Ok(Queue::MoreWaits)
     }
 
-    /// Receives a batch of lines of the legacy tables, and reads the tables that they are about.
+    /// Receives a batch of lines of the legacy tables, and reads the tables that they are about: what
+    /// is queued by then is of that content, or of one before it.
     fn receive_lines(&mut self, intake: &mut Intake<'_>) -> Result<usize> {
-        let Some(socket) = &self.instrument.log else {
+        let wait = self.lines_wait();
+        let Some(socket) = self.instrument.log.as_ref().filter(|_| !wait) else {
             return Ok(0);
         };
         match receive(socket, &mut self.log_batch)? {
             Some(received) => {
-                if received > 0 {
+                let now = clock::monotonic();
+                if received > 0 && now >= self.legacy.next_lines() {
                     self.legacy.refresh(intake);
+                    self.lines_ns = clock::realtime_ns();
                 }
+                self.draining = received == self.log_batch.size();
+                self.drained = now;
                 Ok(received)
             }
             None => {

@@ -108,7 +108,8 @@ pub fn table(ipv6: bool, name: &str) -> io::Result<RawTable> {
         entries[NAME_LEN..NAME_LEN + 4].copy_from_slice(&size.to_ne_bytes());
         match asker.get(SO_GET_ENTRIES, &mut entries) {
             Ok(()) => {
-                table.entries = entries.split_off(ENTRIES_OFFSET);
+                entries.drain(..ENTRIES_OFFSET); // in place: a table may have megabytes
+                table.entries = entries;
                 // One of the same size may have come in between, with its chains elsewhere.
                 let (after, _) = asker.info(name)?;
                 if (after.hook_entry, after.underflow) == (table.hook_entry, table.underflow) {

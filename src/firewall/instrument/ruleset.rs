@@ -242,7 +242,8 @@ impl Ruleset {
         }
         let limit = Some(self.of_each());
         for flows in self.flows() {
-            for icmp in [true, false] {
+            // Most packets are not ICMP.
+            for icmp in [false, true] {
                 batch.new_rule_with_comment(chain, COMMENT, |put| {
                     flows.key(put, icmp);
                     rule::enter_key(put, flows.seen, OF_EACH_TIMEOUT_MS, limit);
