@@ -103,7 +103,13 @@ fn take_traces(pipeline: &mut Pipeline<'_>, at_ns: u64, hits: &[(bool, Vec<u8>)]
 
 fn traces_allocate_nothing() {
     let mut pipeline = Pipeline::new(Table::new(1000, [1, 2]), Filter::default(), None);
-    let (last_ns, hits) = traces(&mut pipeline);
+    let (last_ns, mut hits) = traces(&mut pipeline);
+    // Of rules that were gone at the end of the recording nothing is remembered.
+    hits.retain(|hit| {
+        let unresolved = pipeline.counters.unresolved;
+        take_traces(&mut pipeline, last_ns, std::slice::from_ref(hit));
+        pipeline.counters.unresolved == unresolved
+    });
     let count_of = |log| hits.iter().filter(|(is_log, _)| *is_log == log).count();
     assert!(count_of(true) > 100 && count_of(false) > 100);
     let moment = |number: u64| last_ns + number * 10_000_000_000;
