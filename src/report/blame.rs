@@ -209,7 +209,7 @@ impl Blame {
         let mut blame = Blame::default();
         let mut steps = HashMap::new(); // there are few steps, and each has much text
         // In the order of the report, so that a report read back says the same.
-        for (place, _) in order::flows(table) {
+        for (place, _) in order::flows(table).iter() {
             let (flow, notes) = (table.flow(place), table.notes(place));
             let Some(id) = notes.traced.blamed() else {
                 continue;

@@ -1,5 +1,6 @@
 //! What `check` found: one table for people, or one JSON object a line.
 
+use super::block::Block;
 use super::json::{Object, SCHEMA_VERSION};
 use super::{Format, escaped};
 
@@ -89,24 +90,26 @@ pub fn works(lines: &[Line]) -> bool {
 }
 
 /// Appends all of it, and at the end whether a capture would work.
-pub fn write(lines: &[Line], format: Format, out: &mut Vec<u8>) {
+pub fn write(lines: &[Line], format: Format, out: &mut Block) {
     match format {
         Format::Text => text(lines, out),
         Format::Json => json(lines, out),
     }
 }
 
-fn text(lines: &[Line], out: &mut Vec<u8>) {
+fn text(lines: &[Line], out: &mut Block) {
     let width = lines.iter().map(|line| line.name.len()).max().unwrap_or(0);
     for line in lines {
-        out.extend(format!("{:<8}  {:<width$}  ", line.state.name(), line.name).bytes());
+        let name = format!("{:<8}  {:<width$}  ", line.state.name(), line.name);
+        out.slice(name.as_bytes());
         if !line.rung.is_empty() {
-            out.extend(format!("{}: ", line.rung).bytes());
+            out.slice(line.rung.as_bytes());
+            out.put(b": ");
         }
         escaped(out, &line.detail);
         out.push(b'\n');
         if !line.advice.is_empty() {
-            out.extend(format!("{:<8}  {:<width$}  -> ", "", "").bytes());
+            out.slice(format!("{:<8}  {:<width$}  -> ", "", "").as_bytes());
             escaped(out, &line.advice);
             out.push(b'\n');
         }
@@ -116,10 +119,11 @@ fn text(lines: &[Line], out: &mut Vec<u8>) {
         [] => "a capture works here".to_owned(),
         _ => format!("a capture does not work here: {}", because.join(", ")),
     };
-    out.extend(format!("{verdict}\n").bytes());
+    out.slice(verdict.as_bytes());
+    out.push(b'\n');
 }
 
-fn json(lines: &[Line], out: &mut Vec<u8>) {
+fn json(lines: &[Line], out: &mut Block) {
     for line in lines {
         Object::line(out, |object| {
             object.number("v", SCHEMA_VERSION);
@@ -164,9 +168,7 @@ mod tests {
     use super::*;
 
     fn written(lines: &[Line], format: Format) -> String {
-        let mut out = Vec::new();
-        write(lines, format, &mut out);
-        String::from_utf8(out).unwrap()
+        super::super::block::written(|out| write(lines, format, out))
     }
 
     fn some() -> Vec<Line> {

@@ -1,10 +1,11 @@
 //! JSON Lines: one object a flow, and one `stats` object at the end. The README has the schema;
 //! `"v"` changes when a field changes its meaning or goes away.
 
+use super::block::{Block, Word};
 use super::number::{address, decimal};
 use super::summary::{Owning, Summary, Tracing};
 use super::time::rfc3339;
-use super::{Shown, owner, steers, way};
+use super::{Shown, as_it_is, owner, steers, way};
 use crate::counters::Counters;
 use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
@@ -15,82 +16,104 @@ use crate::wire::kernel::PROTOCOL_NAMES;
 pub(super) const SCHEMA_VERSION: u64 = 1;
 
 /// IPS_* bits by the names that the kernel gives them (nf_conntrack_common.h), bit 0 first.
-const STATUS_NAMES: [&str; 16] = [
-    "expected",
-    "seen_reply",
-    "assured",
-    "confirmed",
-    "snat",
-    "dnat",
-    "seq_adjust",
-    "snat_done",
-    "dnat_done",
-    "dying",
-    "fixed_timeout",
-    "template",
-    "nat_clash",
-    "helper",
-    "offload",
-    "hw_offload",
+const STATUS_NAMES: [Word; 16] = [
+    listed("expected"),
+    listed("seen_reply"),
+    listed("assured"),
+    listed("confirmed"),
+    listed("snat"),
+    listed("dnat"),
+    listed("seq_adjust"),
+    listed("snat_done"),
+    listed("dnat_done"),
+    listed("dying"),
+    listed("fixed_timeout"),
+    listed("template"),
+    listed("nat_clash"),
+    listed("helper"),
+    listed("offload"),
+    listed("hw_offload"),
 ];
 
 /// enum tcp_conntrack (nf_conntrack_tcp.h), by number.
-const TCP_STATES: [&str; 10] = [
-    "NONE",
-    "SYN_SENT",
-    "SYN_RECV",
-    "ESTABLISHED",
-    "FIN_WAIT",
-    "CLOSE_WAIT",
-    "LAST_ACK",
-    "TIME_WAIT",
-    "CLOSE",
-    "SYN_SENT2",
+const TCP_STATES: [Word; 10] = [
+    quoted("NONE"),
+    quoted("SYN_SENT"),
+    quoted("SYN_RECV"),
+    quoted("ESTABLISHED"),
+    quoted("FIN_WAIT"),
+    quoted("CLOSE_WAIT"),
+    quoted("LAST_ACK"),
+    quoted("TIME_WAIT"),
+    quoted("CLOSE"),
+    quoted("SYN_SENT2"),
 ];
 
+const fn quoted(name: &str) -> Word {
+    Word::new(["\"", name, "\""])
+}
+
+/// A name in a list that goes on.
+const fn listed(name: &str) -> Word {
+    Word::new(["\"", name, "\","])
+}
+
 /// Appends a flow; `change` says what just happened to it where that is why it is written.
-pub fn flow(out: &mut Vec<u8>, shown: &Shown<'_>, change: Option<Change>) {
+pub fn flow(out: &mut Block, shown: &Shown<'_>, change: Option<Change>) {
     let flow = shown.flow;
     let tuple = flow.tuple(Side::Original);
-    Object::line(out, |object| {
-        object.number("v", SCHEMA_VERSION);
-        object.string("type", "flow");
-        if let Some(change) = change {
-            object.string("event", change_name(change));
-        }
-        object.string("family", if tuple.ipv6 { "ipv6" } else { "ipv4" });
-        protocol(object, tuple.proto);
-        object.object("original", |side| direction(side, flow, Side::Original));
-        object.object("reply", |side| direction(side, flow, Side::Reply));
-        if flow.is_folded() {
-            object.boolean("folded", true);
-            object.number("flows", u64::from(flow.flow_count()));
-        }
-        if let Some(id) = flow.id() {
-            object.number("id", u64::from(id));
-        }
-        object.number("mark", u64::from(flow.mark()));
-        zone_and_namespace(object, flow);
-        // Every confirmed entry has IPS_CONFIRMED: none at all means that the kernel did not say.
-        if flow.status() != 0 || flow.life() == Life::Unconfirmed {
-            object.key("status");
-            status(object.out, flow.status());
-            object.number("status_bits", u64::from(flow.status()));
-        }
-        if let Some(state) = flow.tcp_state() {
-            match TCP_STATES.get(usize::from(state)) {
-                Some(name) => object.string("tcp_state", name),
-                None => object.number("tcp_state", u64::from(state)),
-            }
-        }
-        life(object, flow);
-        way::fields(object, shown);
-        owner::fields(object, shown);
+    field(out, b"{\"v\":", SCHEMA_VERSION);
+    out.put(b",\"type\":\"flow\",");
+    if let Some(change) = change {
+        out.put(b"\"event\":");
+        out.word(change_name(change));
+    }
+    out.put(match tuple.ipv6 {
+        false => b"\"family\":\"ipv4\",\"proto\":\"",
+        true => b"\"family\":\"ipv6\",\"proto\":\"",
     });
+    protocol(out, tuple.proto);
+    out.put(b",\"original\":{");
+    direction(out, flow, Side::Original);
+    out.put(b",\"reply\":{");
+    direction(out, flow, Side::Reply);
+    if flow.is_folded() {
+        field(out, b",\"folded\":true,\"flows\":", flow.flow_count());
+    }
+    if let Some(id) = flow.id() {
+        field(out, b",\"id\":", id);
+    }
+    field(out, b",\"mark\":", flow.mark());
+    zone_and_namespace(out, flow);
+    // Every confirmed entry has IPS_CONFIRMED: none at all means that the kernel did not say.
+    if flow.status() != 0 || flow.life() == Life::Unconfirmed {
+        out.put(b",\"status\":");
+        status(out, flow.status());
+        field(out, b",\"status_bits\":", flow.status());
+    }
+    if let Some(state) = flow.tcp_state() {
+        out.put(b",\"tcp_state\":");
+        match TCP_STATES.get(usize::from(state)) {
+            Some(name) => out.word(name),
+            None => decimal(out, u64::from(state)),
+        }
+    }
+    life(out, flow);
+    let mut object = Object { out, first: false };
+    way::fields(&mut object, shown);
+    owner::fields(&mut object, shown);
+    out.put(b"}\n");
+}
+
+/// A key, with what stands before it, and a number.
+#[inline(always)]
+fn field<const N: usize>(out: &mut Block, key: &[u8; N], value: impl Into<u64>) {
+    out.put(key);
+    decimal(out, value.into());
 }
 
 /// Appends the last line of a report.
-pub fn stats(out: &mut Vec<u8>, summary: &Summary<'_>) {
+pub fn stats(out: &mut Block, summary: &Summary<'_>) {
     let counters = summary.counters;
     Object::line(out, |object| {
         object.number("v", SCHEMA_VERSION);
@@ -186,113 +209,130 @@ fn trace_stats(object: &mut Object<'_>, trace: &Tracing<'_>, counters: &Counters
     object.number("paths", trace.paths as u64);
 }
 
-fn change_name(change: Change) -> &'static str {
-    match change {
-        Change::Started => "new",
-        Change::Existing => "existing",
-        Change::Ended => "end",
-        Change::Gone => "gone",
-        Change::Traced => "traced",
-        Change::Owned => "owned",
-    }
+fn change_name(change: Change) -> &'static Word {
+    const NAMES: [Word; 6] = [
+        listed("new"),
+        listed("existing"),
+        listed("end"),
+        listed("gone"),
+        listed("traced"),
+        listed("owned"),
+    ];
+    &NAMES[match change {
+        Change::Started => 0,
+        Change::Existing => 1,
+        Change::Ended => 2,
+        Change::Gone => 3,
+        Change::Traced => 4,
+        Change::Owned => 5,
+    }]
 }
 
-fn protocol(object: &mut Object<'_>, proto: u8) {
+fn protocol(out: &mut Block, proto: u8) {
     match PROTOCOL_NAMES.iter().find(|(number, _)| *number == proto) {
-        Some((_, name)) => object.string("proto", name),
-        None => {
-            object.key("proto");
-            object.out.push(b'"');
-            decimal(object.out, u64::from(proto));
-            object.out.push(b'"');
-        }
+        Some((_, name)) => out.slice(name.as_bytes()),
+        None => decimal(out, u64::from(proto)),
     }
-    object.number("proto_number", u64::from(proto));
+    field(out, b"\",\"proto_number\":", proto);
 }
 
-fn direction(object: &mut Object<'_>, flow: &Flow, side: Side) {
+fn direction(out: &mut Block, flow: &Flow, side: Side) {
     let tuple = flow.tuple(side);
-    for (name, bytes) in [("src", &tuple.src), ("dst", &tuple.dst)] {
-        object.key(name);
-        object.out.push(b'"');
-        address(object.out, &tuple, bytes);
-        object.out.push(b'"');
-    }
+    out.put(b"\"src\":\"");
+    address(out, &tuple, &tuple.src);
+    out.put(b"\",\"dst\":\"");
+    address(out, &tuple, &tuple.dst);
+    out.push(b'"');
     if tuple.is_icmp() {
         let (kind, code, id) = tuple.icmp();
-        object.number("icmp_type", u64::from(kind));
-        object.number("icmp_code", u64::from(code));
+        field(out, b",\"icmp_type\":", kind);
+        field(out, b",\"icmp_code\":", code);
         if !flow.is_folded() {
-            object.number("icmp_id", u64::from(id));
+            field(out, b",\"icmp_id\":", id);
         }
     } else if tuple.has_ports() {
         if !(flow.is_folded() && side == Side::Original) {
-            object.number("sport", u64::from(tuple.sport));
+            field(out, b",\"sport\":", tuple.sport);
         }
         if !(flow.is_folded() && side == Side::Reply) {
-            object.number("dport", u64::from(tuple.dport));
+            field(out, b",\"dport\":", tuple.dport);
         }
     }
     if let Some(traffic) = flow.traffic(side) {
-        object.number("packets", traffic.packets);
-        object.number("bytes", traffic.bytes);
+        field(out, b",\"packets\":", traffic.packets);
+        field(out, b",\"bytes\":", traffic.bytes);
     }
+    out.push(b'}');
 }
 
-fn zone_and_namespace(object: &mut Object<'_>, flow: &Flow) {
+fn zone_and_namespace(out: &mut Block, flow: &Flow) {
     let zone = flow.zone();
-    object.number("zone", u64::from(zone.id));
+    field(out, b",\"zone\":", zone.id);
     match zone.direction {
         ZoneDirection::Both => {}
-        ZoneDirection::Original => object.string("zone_direction", "original"),
-        ZoneDirection::Reply => object.string("zone_direction", "reply"),
+        ZoneDirection::Original => out.put(b",\"zone_direction\":\"original\""),
+        ZoneDirection::Reply => out.put(b",\"zone_direction\":\"reply\""),
     }
     if let Some(netns) = flow.netns() {
-        object.number("netns", u64::from(netns.unsigned_abs()));
+        field(out, b",\"netns\":", netns.unsigned_abs());
     }
 }
 
-fn status(out: &mut Vec<u8>, bits: u32) {
+fn status(out: &mut Block, bits: u32) {
     out.push(b'[');
-    let mut first = true;
     for (bit, name) in STATUS_NAMES.iter().enumerate() {
         if bits & (1 << bit) != 0 {
-            if !std::mem::take(&mut first) {
-                out.push(b',');
-            }
-            string(out, name);
+            out.word(name);
         }
+    }
+    if bits != 0 {
+        out.truncate(out.len() - 1); // the last comma
     }
     out.push(b']');
 }
 
-fn life(object: &mut Object<'_>, flow: &Flow) {
-    let state = match flow.life() {
-        Life::Live => "live",
-        Life::Ended => "ended",
-        Life::Gone => "gone",
-        Life::Unconfirmed => "unconfirmed",
-    };
-    object.string("state", state);
-    object.time("start", flow.start_ns());
-    object.time("first_seen", Some(flow.first_seen_ns()));
-    object.time("last_seen", Some(flow.last_seen_ns()));
-    object.time("end", flow.end_ns());
+fn life(out: &mut Block, flow: &Flow) {
+    const STATES: [Word; 4] = [
+        quoted("live"),
+        quoted("ended"),
+        quoted("gone"),
+        quoted("unconfirmed"),
+    ];
+    out.put(b",\"state\":");
+    out.word(match flow.life() {
+        Life::Live => &STATES[0],
+        Life::Ended => &STATES[1],
+        Life::Gone => &STATES[2],
+        Life::Unconfirmed => &STATES[3],
+    });
+    time(out, b",\"start\":\"", flow.start_ns());
+    time(out, b",\"first_seen\":\"", Some(flow.first_seen_ns()));
+    time(out, b",\"last_seen\":\"", Some(flow.last_seen_ns()));
+    time(out, b",\"end\":\"", flow.end_ns());
+}
+
+#[inline(always)]
+fn time<const N: usize>(out: &mut Block, key: &[u8; N], at_ns: Option<u64>) {
+    if let Some(at_ns) = at_ns {
+        out.put(key);
+        rfc3339(out, at_ns);
+        out.push(b'"');
+    }
 }
 
 /// An object under construction.
 pub(super) struct Object<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut Block,
     first: bool,
 }
 
 impl Object<'_> {
-    pub(super) fn line(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(super) fn line(out: &mut Block, fill: impl FnOnce(&mut Object<'_>)) {
         Object::braced(out, fill);
         out.push(b'\n');
     }
 
-    pub(super) fn braced(out: &mut Vec<u8>, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(super) fn braced(out: &mut Block, fill: impl FnOnce(&mut Object<'_>)) {
         out.push(b'{');
         fill(&mut Object { out, first: true });
         out.push(b'}');
@@ -302,8 +342,9 @@ impl Object<'_> {
         if !std::mem::take(&mut self.first) {
             self.out.push(b',');
         }
-        string(self.out, name);
-        self.out.push(b':');
+        self.out.push(b'"');
+        self.out.slice(name.as_bytes());
+        self.out.put(b"\":");
     }
 
     pub(super) fn number(&mut self, name: &str, value: u64) {
@@ -313,8 +354,7 @@ impl Object<'_> {
 
     pub(super) fn boolean(&mut self, name: &str, value: bool) {
         self.key(name);
-        self.out
-            .extend_from_slice(if value { b"true" } else { b"false" });
+        self.out.slice(if value { b"true" } else { b"false" });
     }
 
     pub(super) fn string(&mut self, name: &str, value: &str) {
@@ -326,7 +366,7 @@ impl Object<'_> {
         &mut self,
         name: &str,
         items: impl Iterator<Item = T>,
-        write: impl Fn(&mut Vec<u8>, T),
+        write: impl Fn(&mut Block, T),
     ) {
         self.key(name);
         self.out.push(b'[');
@@ -355,53 +395,51 @@ impl Object<'_> {
 }
 
 /// A string; what could end it or reach a terminal as a command is escaped.
-pub(super) fn string(out: &mut Vec<u8>, value: &str) {
+pub(super) fn string(out: &mut Block, value: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    for character in value.chars() {
-        match character {
-            '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
-            _ if steers(character) => {
-                // All of them are below U+10000.
-                let digit = |shift: u32| HEX[(character as usize >> shift) & 15];
-                out.extend_from_slice(b"\\u");
-                out.extend([12, 8, 4, 0].map(digit));
-            }
-            _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+    as_it_is(out, value, |out, character| match character {
+        '"' | '\\' => out.put(&[b'\\', character as u8]),
+        _ if steers(character) => {
+            // All of them are below U+10000.
+            let digit = |shift: u32| HEX[(character as usize >> shift) & 15];
+            out.put(b"\\u");
+            out.put(&[12, 8, 4, 0].map(digit));
         }
-    }
+        _ => out.slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+    });
     out.push(b'"');
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::written;
     use super::*;
     use crate::report::json_value::Value;
 
     #[test]
     fn strings_cannot_end_early_or_hide_control_characters() {
-        let mut out = Vec::new();
-        string(&mut out, "a\"b\\c\x1b[2J\n\x7f\u{9b}2J");
-        assert_eq!(out, br#""a\"b\\c\u001b[2J\u000a\u007f\u009b2J""#);
+        let out = written(|out| string(out, "a\"b\\c\x1b[2J\n\x7f\u{9b}2J"));
+        assert_eq!(out, r#""a\"b\\c\u001b[2J\u000a\u007f\u009b2J""#);
         for code in (0..0xa0).chain(0x600..0x620).chain(0x2000..0x2070) {
             let text = format!("a{}b", char::from_u32(code).unwrap());
-            let mut out = Vec::new();
-            string(&mut out, &text);
-            assert_eq!(Value::parse(&out), Ok(Value::String(text)));
-            assert!(
-                !String::from_utf8(out).unwrap().contains(steers),
-                "{code:x}"
-            );
+            let out = written(|out| string(out, &text));
+            assert_eq!(Value::parse(out.as_bytes()), Ok(Value::String(text)));
+            assert!(!out.contains(steers), "{code:x}");
         }
     }
 
     #[test]
     fn status_bits_have_the_kernels_names() {
-        let mut out = Vec::new();
-        status(&mut out, 0x18e);
         assert_eq!(
-            out,
-            br#"["seen_reply","assured","confirmed","snat_done","dnat_done"]"#
+            written(|out| status(out, 0x18e)),
+            r#"["seen_reply","assured","confirmed","snat_done","dnat_done"]"#
+        );
+        assert_eq!(written(|out| status(out, 0)), "[]");
+        let all = written(|out| status(out, 0xffff));
+        assert!(
+            all.starts_with(r#"["expected","#) && all.ends_with(r#","hw_offload"]"#),
+            "{all}"
         );
     }
 }

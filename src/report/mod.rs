@@ -2,6 +2,7 @@
 //! programs. Bytes out; where they go is somebody else's business.
 
 pub mod blame;
+pub mod block;
 pub mod checkup;
 pub mod json;
 pub mod json_value;
@@ -15,10 +16,13 @@ mod time;
 mod way;
 
 use crate::flow::entry::Flow;
+use crate::flow::key::Side;
 use crate::flow::notes::Notes;
 use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::{Change, Table};
+use block::Block;
+use std::hint::black_box;
 use std::io::{self, Write};
 use summary::Summary;
 
@@ -54,6 +58,9 @@ pub struct Books<'a> {
 /// Bytes gathered before they are handed on.
 const BLOCK_LEN: usize = 64 << 10;
 
+/// Lines whose flows are fetched before the first of them is written.
+const BATCH_LEN: usize = 32;
+
 /// Writes the whole report.
 pub fn write(
     table: &Table,
@@ -62,29 +69,37 @@ pub fn write(
     format: Format,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut block = Vec::with_capacity(BLOCK_LEN + 4096);
-    let shown = |place| Shown {
-        flow: table.flow(place),
-        notes: table.notes(place),
-        books,
+    let mut block = Block::new(BLOCK_LEN + 4096);
+    let mut lines = text::Lines::default();
+    let order = match format {
+        Format::Text => order::lines(table),
+        Format::Json => order::flows(table),
     };
-    match format {
-        Format::Text => {
-            let mut lines = text::Lines::default();
-            for (place, side) in order::lines(table) {
-                lines.report(&mut block, &shown(place), side);
-                hand_on(&mut block, BLOCK_LEN, out)?;
+    for batch in order.batches(BATCH_LEN) {
+        fetch(table, batch.clone());
+        for (place, side) in batch {
+            let shown = Shown {
+                flow: table.flow(place),
+                notes: table.notes(place),
+                books,
+            };
+            match format {
+                Format::Text => lines.report(&mut block, &shown, side),
+                Format::Json => json::flow(&mut block, &shown, None),
             }
         }
-        Format::Json => {
-            for (place, _) in order::flows(table) {
-                json::flow(&mut block, &shown(place), None);
-                hand_on(&mut block, BLOCK_LEN, out)?;
-            }
-            json::stats(&mut block, summary);
-        }
+        hand_on(&mut block, BLOCK_LEN, out)?;
     }
+    write_end(summary, format, &mut block);
     hand_on(&mut block, 0, out)
+}
+
+/// Touches flows that lie anywhere in memory, so that the processor waits for all of them at once.
+fn fetch(table: &Table, lines: impl Iterator<Item = (u32, Side)>) {
+    for (place, _) in lines {
+        let flow = table.flow(place);
+        black_box((flow.first_seen_ns(), flow.mark(), flow.is_folded()));
+    }
 }
 
 /// Writes one change while the capture runs.
@@ -93,7 +108,7 @@ pub fn write_change(
     format: Format,
     change: Change,
     shown: &Shown<'_>,
-    out: &mut Vec<u8>,
+    out: &mut Block,
 ) {
     match format {
         Format::Text => lines.follow(out, change, shown),
@@ -102,20 +117,39 @@ pub fn write_change(
 }
 
 /// Writes what ends a report whose flows were written as they came.
-pub fn write_end(summary: &Summary<'_>, format: Format, out: &mut Vec<u8>) {
+pub fn write_end(summary: &Summary<'_>, format: Format, out: &mut Block) {
     if format == Format::Json {
         json::stats(out, summary);
     }
 }
 
 /// Appends text that a stranger may have chosen: nothing in it reaches a terminal as a command.
-pub fn escaped(out: &mut Vec<u8>, text: &str) {
-    for character in text.chars() {
+pub fn escaped(out: &mut Block, text: &str) {
+    as_it_is(out, text, |out, character| {
         if steers(character) {
-            out.extend(character.escape_default().map(|character| character as u8));
+            character
+                .escape_default()
+                .for_each(|character| out.push(character as u8));
         } else {
-            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            out.slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         }
+    });
+}
+
+/// Appends the letters, digits and most signs of a text; each other character is left to `other`.
+fn as_it_is(out: &mut Block, text: &str, other: impl Fn(&mut Block, char)) {
+    let mut rest = text;
+    loop {
+        let is_other = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
+        let end = rest.as_bytes().iter().position(is_other);
+        let (now, later) = rest.split_at(end.unwrap_or(rest.len()));
+        out.slice(now.as_bytes());
+        let mut characters = later.chars();
+        let Some(character) = characters.next() else {
+            return;
+        };
+        other(out, character);
+        rest = characters.as_str();
     }
 }
 
@@ -129,16 +163,17 @@ pub fn steers(character: char) -> bool {
     turns_text || character.is_control()
 }
 
-fn hand_on(block: &mut Vec<u8>, limit: usize, out: &mut impl Write) -> io::Result<()> {
+fn hand_on(block: &mut Block, limit: usize, out: &mut impl Write) -> io::Result<()> {
     if block.len() > limit {
-        out.write_all(block)?;
-        block.clear();
+        out.write_all(block.bytes())?;
+        block.truncate(0);
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::block::written;
     use super::*;
 
     #[test]
@@ -148,9 +183,7 @@ mod tests {
             .chain(0x2066..=0x2069);
         for code in (0..0x20).chain(0x7f..0xa0).chain([0x61c]).chain(turning) {
             let character = char::from_u32(code).unwrap();
-            let mut out = Vec::new();
-            escaped(&mut out, &format!("a{character}b"));
-            let text = String::from_utf8(out).unwrap();
+            let text = written(|out| escaped(out, &format!("a{character}b")));
             assert!(
                 text.is_ascii() && !text.contains(char::is_control),
                 "{text:?}"
@@ -163,9 +196,7 @@ mod tests {
             "\u{61b}\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}",
             "\u{fffd}\u{1f9f1}",
         ] {
-            let mut out = Vec::new();
-            escaped(&mut out, text);
-            assert_eq!(out, text.as_bytes());
+            assert_eq!(written(|out| escaped(out, text)), text);
         }
     }
 }

@@ -1,75 +1,191 @@
-//! Numbers and addresses as text, appended to a block of bytes without allocating.
+//! Numbers and addresses as text, without loops over digits and without allocating.
 
+use super::block::Block;
 use crate::wire::conntrack::Tuple;
-use std::io::Write;
-use std::net::Ipv6Addr;
+
+const EIGHT_DIGITS: u64 = 100_000_000;
+const ZEROS: u64 = u64::from_le_bytes(*b"00000000");
 
 /// Appends a decimal number.
-pub fn decimal(out: &mut Vec<u8>, value: u64) {
-    padded(out, value, 1, b' ');
+pub fn decimal(out: &mut Block, value: u64) {
+    if value >= EIGHT_DIGITS {
+        decimal(out, value / EIGHT_DIGITS);
+        out.put(&eight_digits(value % EIGHT_DIGITS).to_le_bytes());
+        return;
+    }
+    let digits = eight_digits(value);
+    // The zeros at its front; the last digit stays.
+    let skipped = ((digits ^ ZEROS).trailing_zeros() / 8).min(7);
+    out.short(
+        &(digits >> (8 * skipped)).to_le_bytes(),
+        8 - skipped as usize,
+    );
 }
 
-/// Appends a decimal number right-aligned in `width` columns; a longer one grows.
-pub fn padded(out: &mut Vec<u8>, value: u64, width: usize, pad: u8) {
-    let mut digits = [pad; 20];
-    let mut at = digits.len();
-    let mut rest = value;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at.min(digits.len() - width.min(20))..]);
+/// Eight digits of a number below 10^8, the first one in the lowest byte. Divides all halves of the
+/// number at once, then all quarters, then all eighths, each in its own bits of one word.
+pub fn eight_digits(value: u64) -> u64 {
+    let halves = value / 10_000 | (value % 10_000) << 32;
+    let hundreds = (halves * 10_486) >> 20 & 0x7f_0000_007f;
+    let quarters = hundreds | (halves - 100 * hundreds) << 16;
+    let tens = (quarters * 103) >> 10 & 0x000f_000f_000f_000f;
+    ZEROS | tens | (quarters - 10 * tens) << 8
 }
 
-/// Appends an address of a tuple as inet_ntop(3) writes it.
-pub fn address(out: &mut Vec<u8>, tuple: &Tuple, bytes: &[u8; 16]) {
-    if tuple.ipv6 {
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "{}", Ipv6Addr::from(*bytes));
-    } else {
-        for (at, byte) in bytes[..4].iter().enumerate() {
-            if at > 0 {
-                out.push(b'.');
-            }
-            decimal(out, u64::from(*byte));
+/// Appends a decimal number right-aligned in `width` columns, 20 at most; a longer one grows.
+pub fn padded(out: &mut Block, value: u64, width: usize, pad: u8) {
+    let len = value.checked_ilog10().map_or(1, |log| log as usize + 1);
+    out.short(&[pad; 20], width.saturating_sub(len));
+    decimal(out, value);
+}
+
+/// Appends an address of a tuple.
+pub fn address(out: &mut Block, tuple: &Tuple, bytes: &[u8; 16]) {
+    match bytes {
+        _ if tuple.ipv6 => ipv6(out, bytes),
+        [a, b, c, d, ..] => ipv4(out, [*a, *b, *c, *d]),
+    }
+}
+
+/// Appends an IPv4 address.
+pub fn ipv4(out: &mut Block, octets: [u8; 4]) {
+    let (mut text, mut len) = ([0; 16], 0);
+    for octet in octets.map(u32::from) {
+        let hundreds = octet * 41 >> 12;
+        let rest = octet - 100 * hundreds;
+        let tens = rest * 103 >> 10;
+        let digits = hundreds | tens << 8 | (rest - 10 * tens) << 16;
+        let skipped = u32::from(octet < 100) + u32::from(octet < 10);
+        let word = (digits | u32::from_le_bytes(*b"000.")) >> (8 * skipped);
+        if let Some(room) = text[len..].first_chunk_mut() {
+            *room = word.to_le_bytes();
+        }
+        len += 4 - skipped as usize;
+    }
+    out.short(&text, len - 1);
+}
+
+/// Appends an IPv6 address as inet_ntop(3) writes it.
+pub fn ipv6(out: &mut Block, bytes: &[u8; 16]) {
+    let groups: [u16; 8] =
+        std::array::from_fn(|at| u16::from_be_bytes([bytes[2 * at], bytes[2 * at + 1]]));
+    if let [0, 0, 0, 0, 0, 0xffff, _, _] = groups {
+        out.put(b"::ffff:");
+        ipv4(out, [bytes[12], bytes[13], bytes[14], bytes[15]]);
+        return;
+    }
+    let (start, end) = longest_zeros(&groups);
+    for (at, group) in groups.into_iter().enumerate() {
+        if at == start {
+            out.put(b"::");
+        }
+        if (start..end).contains(&at) {
+            continue;
+        }
+        if at > 0 && at != end {
+            out.push(b':');
+        }
+        hex(out, group);
+    }
+}
+
+/// Where the first of the longest runs of two or more zeros lies; behind the end where there is none.
+fn longest_zeros(groups: &[u16; 8]) -> (usize, usize) {
+    let (mut longest, mut start) = ((8, 9), 0);
+    for (at, group) in groups.iter().enumerate() {
+        if *group != 0 {
+            start = at + 1;
+        } else if at > start && at + 1 - start > longest.1 - longest.0 {
+            longest = (start, at + 1);
         }
     }
+    longest
+}
+
+/// Appends a hexadecimal number without zeros at its front.
+fn hex(out: &mut Block, value: u16) {
+    let value = u32::from(value);
+    let digits = value >> 12 | (value & 0xf00) | (value & 0xf0) << 12 | (value & 0xf) << 24;
+    let letters = (digits + 0x0606_0606) >> 4 & 0x0101_0101;
+    let text = digits + u32::from_le_bytes(*b"0000") + letters * 39; // from '9' + 1 to 'a'
+    let skipped = (digits.trailing_zeros() / 8).min(3);
+    out.short(&(text >> (8 * skipped)).to_le_bytes(), 4 - skipped as usize);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::written;
     use super::*;
+    use std::net::Ipv6Addr;
 
-    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut out = Vec::new();
-        write(&mut out);
-        String::from_utf8(out).unwrap()
+    /// Numbers of all lengths (xorshift64*).
+    fn random() -> impl Iterator<Item = u64> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        std::iter::repeat_with(move || {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d);
+            number >> (state >> 8 & 63)
+        })
     }
 
     #[test]
-    fn numbers_align_right_and_grow() {
-        assert_eq!(written(|out| decimal(out, 0)), "0");
-        assert_eq!(written(|out| decimal(out, u64::MAX)), u64::MAX.to_string());
-        assert_eq!(written(|out| padded(out, 7, 12, b' ')), format!("{:12}", 7));
-        assert_eq!(written(|out| padded(out, 7, 9, b'0')), "000000007");
-        assert_eq!(written(|out| padded(out, 123_456, 3, b' ')), "123456");
+    fn numbers_as_format_writes_them() {
+        let powers = (0..20).map(|exponent| 10u64.pow(exponent));
+        let edges = powers.flat_map(|power| [power - 1, power, power + 1, power.saturating_mul(9)]);
+        let edges = edges.chain([u64::MAX, u64::MAX - 1, u64::from(u32::MAX)]);
+        for value in edges.chain(0..1_000).chain(random().take(20_000)) {
+            assert_eq!(written(|out| decimal(out, value)), value.to_string());
+            for width in [0, 3, 9, 12, 20] {
+                let text = written(|out| padded(out, value, width, b' '));
+                assert_eq!(text, format!("{value:width$}"));
+                let text = written(|out| padded(out, value, width, b'0'));
+                assert_eq!(text, format!("{value:0width$}"));
+            }
+        }
     }
 
     #[test]
     fn addresses_as_inet_ntop_writes_them() {
         let v4 = Tuple::default();
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&[10, 250, 0, 1]);
-        assert_eq!(written(|out| address(out, &v4, &bytes)), "10.250.0.1");
+        for octet in 0..=255u8 {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&[octet, 250, !octet, 1]);
+            let text = written(|out| address(out, &v4, &bytes));
+            assert_eq!(text, format!("{octet}.250.{}.1", !octet));
+        }
         let v6 = Tuple { ipv6: true, ..v4 };
-        let documentation: Ipv6Addr = "2001:db8::1".parse().unwrap();
-        assert_eq!(
-            written(|out| address(out, &v6, &documentation.octets())),
-            "2001:db8::1"
-        );
+        let known = [
+            "::",
+            "::1",
+            "2001:db8::1",
+            "::ffff:10.250.0.1",
+            "::10.1.2.3",
+        ];
+        let known = known.map(|text| text.parse::<Ipv6Addr>().unwrap().to_bits());
+        // All places where zeros can be, between groups of all lengths.
+        let mut random = random();
+        let masked = (0..256u32).flat_map(|mask| {
+            let groups = [(); 8].map(|()| random.next().unwrap() as u16 | 1);
+            let zeroed = (0..8).map(|at| if mask >> at & 1 == 0 { groups[at] } else { 0 });
+            let zeroed: Vec<u16> = zeroed.collect();
+            let small = zeroed.iter().map(|group| group & 0xf).collect();
+            [zeroed, small].map(|groups: Vec<u16>| {
+                groups
+                    .iter()
+                    .fold(0, |bits, group| bits << 16 | u128::from(*group))
+            })
+        });
+        for bits in masked.chain(known) {
+            let expected = Ipv6Addr::from_bits(bits).to_string();
+            assert_eq!(
+                written(|out| address(out, &v6, &bits.to_be_bytes())),
+                expected
+            );
+        }
+        for group in 0..=u16::MAX {
+            assert_eq!(written(|out| hex(out, group)), format!("{group:x}"));
+        }
     }
 }

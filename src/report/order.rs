@@ -5,7 +5,6 @@ use crate::flow::entry::Flow;
 use crate::flow::key::Side;
 use crate::flow::table::Table;
 use crate::wire::kernel::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
-use std::cmp::Ordering;
 
 /// Which part of the report a line belongs to: the six sections first, then other protocols by
 /// number, IPv4 before IPv6.
@@ -37,66 +36,124 @@ impl Section {
 
 /// The lines of a text report: both sides of a flow that was answered, the original side of others
 /// and of all ICMP.
-pub fn lines(table: &Table) -> impl Iterator<Item = (u32, Side)> {
-    let mut lines = Vec::with_capacity(2 * table.len() as usize);
-    for (place, flow) in table.iter() {
-        lines.push(pack(place, Side::Original));
+pub fn lines(table: &Table) -> Order {
+    Order::new(table, |place, flow| {
         // A flow that is not tracked has an answer where one was traced.
         let answered = flow.seen_reply() || table.traced(place).paths[1] != 0;
-        if answered && !flow.is_icmp() {
-            lines.push(pack(place, Side::Reply));
-        }
-    }
-    sorted(table, lines)
+        answered && !flow.is_icmp()
+    })
 }
 
 /// The flows of a JSON report, by their original side.
-pub fn flows(table: &Table) -> impl Iterator<Item = (u32, Side)> {
-    let mut lines = Vec::with_capacity(table.len() as usize);
-    lines.extend(table.iter().map(|(place, _)| pack(place, Side::Original)));
-    sorted(table, lines)
+pub fn flows(table: &Table) -> Order {
+    Order::new(table, |_, _| false)
 }
 
-fn sorted(table: &Table, mut lines: Vec<u32>) -> impl Iterator<Item = (u32, Side)> {
-    lines.sort_unstable_by(|a, b| {
-        let ((a_place, a_side), (b_place, b_side)) = (unpack(*a), unpack(*b));
-        let (a_flow, b_flow) = (table.flow(a_place), table.flow(b_place));
-        compare(a_flow, a_side, b_flow, b_side)
-            .then_with(|| a_flow.first_seen_ns().cmp(&b_flow.first_seen_ns()))
-            .then_with(|| a.cmp(b))
-    });
-    lines.into_iter().map(unpack)
+/// Lines in their order, 8 bytes each: in the low half the place and the side, in the high half a
+/// part of what they are sorted by, since each look at a flow is a walk to somewhere else in memory.
+#[derive(Debug)]
+pub struct Order(Vec<u64>);
+
+impl Order {
+    /// Places and sides.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Side)> {
+        self.0.iter().copied().map(unpack)
+    }
+
+    /// The same, some lines at a time.
+    pub fn batches(
+        &self,
+        len: usize,
+    ) -> impl Iterator<Item = impl Iterator<Item = (u32, Side)> + Clone> {
+        let batches = self.0.chunks(len);
+        batches.map(|batch| batch.iter().copied().map(unpack))
+    }
+
+    fn new(table: &Table, has_reply: impl Fn(u32, &Flow) -> bool) -> Order {
+        let each = |take: &mut dyn FnMut(usize, u64)| {
+            for (place, flow) in table.iter() {
+                let tuple = flow.tuple(Side::Original);
+                let section = Section::new(tuple.proto, tuple.ipv6).index();
+                take(section, keyed(flow, place, Side::Original, 0));
+                if has_reply(place, flow) {
+                    take(section, keyed(flow, place, Side::Reply, 0));
+                }
+            }
+        };
+        let mut ends = vec![0; Section::COUNT];
+        each(&mut |section, _| ends[section] += 1);
+        let mut count = 0;
+        for end in &mut ends {
+            (*end, count) = (count, count + *end);
+        }
+        let mut lines = vec![0; count];
+        each(&mut |section, line| {
+            lines[ends[section]] = line;
+            ends[section] += 1;
+        });
+        let mut start = 0;
+        for end in ends {
+            sort(table, &mut lines[start..end], 0);
+            start = end;
+        }
+        Order(lines)
+    }
 }
 
-/// Orders two lines; equal ones read the same.
-pub fn compare(a: &Flow, a_side: Side, b: &Flow, b_side: Side) -> Ordering {
-    let (a_tuple, b_tuple) = (a.tuple(a_side), b.tuple(b_side));
-    Section::new(a_tuple.proto, a_tuple.ipv6)
-        .cmp(&Section::new(b_tuple.proto, b_tuple.ipv6))
-        .then_with(|| a_tuple.src.cmp(&b_tuple.src))
-        .then_with(|| a_tuple.dst.cmp(&b_tuple.dst))
-        .then_with(|| sort_ports(&a_tuple).cmp(&sort_ports(&b_tuple)))
-        .then_with(|| (a.netns(), a.is_folded()).cmp(&(b.netns(), b.is_folded())))
+/// Sorts lines of one section by the part of their key that they hold, and where that is the same, by
+/// the next one. What is the same in all of them stays in the order of places.
+fn sort(table: &Table, lines: &mut [u64], part: usize) {
+    lines.sort_unstable();
+    for same in lines.chunk_by_mut(|a, b| a >> 32 == b >> 32) {
+        let is_ipv6 = match same {
+            [first, _, ..] => table.flow(unpack(*first).0).tuple(Side::Original).ipv6,
+            _ => continue,
+        };
+        let next = match part {
+            0 | DESTINATION if !is_ipv6 => part + 4,
+            LAST => continue,
+            _ => part + 1,
+        };
+        for line in &mut *same {
+            let (place, side) = unpack(*line);
+            *line = keyed(table.flow(place), place, side, next);
+        }
+        sort(table, same, next);
+    }
 }
 
-/// An ICMP line shows type and code, not the id.
-fn sort_ports(tuple: &crate::wire::conntrack::Tuple) -> (u16, u16) {
-    (if tuple.is_icmp() { 0 } else { tuple.sport }, tuple.dport)
+/// The parts of a key: four of the source's address (IPv4: one), four of the destination's, and these.
+const DESTINATION: usize = 4;
+const PORTS: usize = 8;
+const NETNS: usize = 9;
+const FOLDED: usize = 10;
+const FIRST_SEEN: usize = 11;
+const LAST: usize = 12;
+
+/// A line with a part of its key above it.
+fn keyed(flow: &Flow, place: u32, side: Side, part: usize) -> u64 {
+    let tuple = flow.tuple(side);
+    let word = |address, at| (u128::from_be_bytes(address) >> (96 - 32 * at)) as u32;
+    let key = match part {
+        ..DESTINATION => word(tuple.src, part),
+        DESTINATION..PORTS => word(tuple.dst, part - DESTINATION),
+        // An ICMP line shows type and code, not the id.
+        PORTS if tuple.is_icmp() => u32::from(tuple.dport),
+        PORTS => u32::from(tuple.sport) << 16 | u32::from(tuple.dport),
+        NETNS => flow.netns().map_or(0, |netns| netns.unsigned_abs() + 1),
+        FOLDED => u32::from(flow.is_folded()),
+        FIRST_SEEN => (flow.first_seen_ns() >> 32) as u32,
+        _ => flow.first_seen_ns() as u32,
+    };
+    u64::from(key) << 32 | u64::from(place << 1 | side as u32)
 }
 
-fn pack(place: u32, side: Side) -> u32 {
-    place << 1 | side as u32
-}
-
-fn unpack(line: u32) -> (u32, Side) {
-    (
-        line >> 1,
-        if line & 1 == 0 {
-            Side::Original
-        } else {
-            Side::Reply
-        },
-    )
+fn unpack(line: u64) -> (u32, Side) {
+    let side = match line & 1 {
+        0 => Side::Original,
+        _ => Side::Reply,
+    };
+    (line as u32 >> 1, side)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The processes at a flow's ends: the suffix of its lines, and the JSON beside it.
 
+use super::block::Block;
 use super::json::Object;
 use super::number::decimal;
 use super::{Shown, escaped};
@@ -13,12 +14,12 @@ pub fn number(shown: &Shown<'_>, side: Side) -> OwnerId {
 }
 
 /// Appends the process of a direction's line: `(command,pid:N,uid:NAME)`, or `(-)`.
-pub fn suffix(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
+pub fn suffix(out: &mut Block, shown: &Shown<'_>, side: Side) {
     let Some(owner) = shown.books.owners.get(number(shown, side)) else {
-        out.extend_from_slice(b" (-)");
+        out.put(b" (-)");
         return;
     };
-    out.extend_from_slice(b" (");
+    out.put(b" (");
     escaped(
         out,
         if owner.comm.is_empty() {
@@ -27,9 +28,9 @@ pub fn suffix(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
             &owner.comm
         },
     );
-    out.extend_from_slice(b",pid:");
+    out.put(b",pid:");
     number_or_dash(out, owner.pid);
-    out.extend_from_slice(b",uid:");
+    out.put(b",uid:");
     if owner.user.is_empty() {
         number_or_dash(out, owner.uid);
     } else {
@@ -38,7 +39,7 @@ pub fn suffix(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
     out.push(b')');
 }
 
-fn number_or_dash(out: &mut Vec<u8>, number: Option<u32>) {
+fn number_or_dash(out: &mut Block, number: Option<u32>) {
     match number {
         Some(number) => decimal(out, u64::from(number)),
         None => out.push(b'-'),

@@ -1,9 +1,10 @@
 //! The seed's lines, byte for byte.
 
+use super::block::Block;
 use super::number::{address, decimal, padded};
-use super::order::{Section, compare};
+use super::order::Section;
 use super::{Shown, owner, way};
-use crate::flow::entry::{Flow, Life};
+use crate::flow::entry::Life;
 use crate::flow::key::Side;
 use crate::flow::owner::OwnerId;
 use crate::flow::path::PathId;
@@ -12,14 +13,31 @@ use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::PROTOCOL_NAMES;
 
 const LABEL_WIDTH: usize = 6;
+/// How the lines of the first sections begin.
+const LABELS: [[u8; LABEL_WIDTH + 2]; 6] = [
+    *b" TCPv4 [",
+    *b" UDPv4 [",
+    *b"ICMPv4 [",
+    *b" TCPv6 [",
+    *b" UDPv6 [",
+    *b"ICMPv6 [",
+];
 const INDEX_WIDTH: usize = 12;
 
 /// Numbers the lines of each section from 0, and leaves out a line that equals the one before.
 #[derive(Debug)]
 pub struct Lines {
     next_index: Box<[u64]>,
-    /// The line before, the path under it, and the process in it.
-    last: Option<(Flow, Side, PathId, OwnerId)>,
+    last: Option<Last>,
+}
+
+/// What the line before says, and the path under it.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    tuple: Tuple,
+    netns: Option<i32>,
+    process: OwnerId,
+    path: PathId,
 }
 
 impl Default for Lines {
@@ -33,34 +51,35 @@ impl Default for Lines {
 
 impl Lines {
     /// Appends one line of a sorted report.
-    pub fn report(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
+    pub fn report(&mut self, out: &mut Block, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
-        let path = shown.notes.traced.paths[side as usize];
-        let shows_process = !flow.is_icmp();
-        let process = if shows_process {
-            owner::number(shown, side)
+        let mut tuple = flow.tuple(side);
+        let mut process = 0;
+        if tuple.is_icmp() {
+            tuple.sport = 0; // its id, which the line does not show
         } else {
-            0
-        };
-        let is_last = |(last, last_side, last_path, last_process)| {
-            compare(&last, last_side, flow, side).is_eq()
-                && (path == 0 || path == last_path)
-                && process == last_process
+            process = owner::number(shown, side);
+        }
+        let this = Last {
+            tuple,
+            netns: flow.netns(),
+            process,
+            path: shown.notes.traced.paths[side as usize],
         };
         // Folded entries that differ in their zone only read alike, but for their counts; and so do
         // flows that were denied.
         let counts = flow.is_folded() || flow.life() == Life::Unconfirmed;
-        if !counts && self.last.is_some_and(is_last) {
+        if !counts && self.last.is_some_and(|last| this.adds_nothing_to(&last)) {
             return;
         }
-        self.last = (!counts).then_some((*flow, side, path, process));
+        self.last = (!counts).then_some(this);
         self.line(out, shown, side);
         way::lines(out, shown, side);
     }
 
     /// Appends one line for a change.
-    pub fn follow(&mut self, out: &mut Vec<u8>, change: Change, shown: &Shown<'_>) {
-        out.extend_from_slice(match change {
+    pub fn follow(&mut self, out: &mut Block, change: Change, shown: &Shown<'_>) {
+        out.put(match change {
             Change::Started => b"NEW ",
             Change::Existing => b"OLD ",
             Change::Ended | Change::Gone => b"END ",
@@ -73,14 +92,16 @@ impl Lines {
         }
     }
 
-    fn line(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
+    fn line(&mut self, out: &mut Block, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
         let tuple = flow.tuple(side);
-        let index = &mut self.next_index[Section::new(tuple.proto, tuple.ipv6).index()];
-        label(out, &tuple);
-        out.extend_from_slice(b" [");
+        let section = Section::new(tuple.proto, tuple.ipv6).index();
+        let index = &mut self.next_index[section];
+        match LABELS.get(section) {
+            Some(label) => out.put(label),
+            None => other_label(out, &tuple),
+        }
         padded(out, *index, INDEX_WIDTH, b' ');
-        out.extend_from_slice(b"] ");
         *index += 1;
         if tuple.is_icmp() {
             icmp_ends(out, &tuple);
@@ -88,12 +109,12 @@ impl Lines {
             ends(out, shown, side, &tuple);
         }
         if flow.is_folded() {
-            out.extend_from_slice(b" (flows=");
+            out.put(b" (flows=");
             decimal(out, u64::from(flow.flow_count()));
             out.push(b')');
         }
         if let Some(netns) = flow.netns() {
-            out.extend_from_slice(b" (netns=");
+            out.put(b" (netns=");
             decimal(out, u64::from(netns.unsigned_abs()));
             out.push(b')');
         }
@@ -102,60 +123,64 @@ impl Lines {
     }
 }
 
-/// The protocol's name in capitals (its number where it has none) and the family, right-aligned.
-fn label(out: &mut Vec<u8>, tuple: &Tuple) {
-    let start = out.len();
-    match PROTOCOL_NAMES
-        .iter()
-        .find(|(number, _)| *number == tuple.proto)
-    {
-        // ICMPv6 has the family in its name already.
-        Some((_, "icmpv6")) if tuple.ipv6 => out.extend_from_slice(b"ICMP"),
-        Some((_, "icmp")) if tuple.ipv6 => decimal(out, 1),
-        Some((_, "icmpv6")) => decimal(out, 58),
-        Some((_, name)) => out.extend(name.bytes().map(|byte| byte.to_ascii_uppercase())),
-        None => decimal(out, u64::from(tuple.proto)),
-    }
-    out.extend_from_slice(if tuple.ipv6 { b"v6" } else { b"v4" });
-    let len = out.len() - start;
-    if len < LABEL_WIDTH {
-        let pad = LABEL_WIDTH - len;
-        out.resize(start + LABEL_WIDTH, b' ');
-        out[start..].rotate_right(pad);
+impl Last {
+    fn adds_nothing_to(&self, last: &Last) -> bool {
+        self.tuple == last.tuple
+            && self.netns == last.netns
+            && self.process == last.process
+            && (self.path == 0 || self.path == last.path)
     }
 }
 
-fn icmp_ends(out: &mut Vec<u8>, tuple: &Tuple) {
+/// The protocol's name in capitals (its number where it has none) and the family, right-aligned.
+fn other_label(out: &mut Block, tuple: &Tuple) {
+    // ICMPv6 has the family in its name already, and its number where that is another one.
+    let known = PROTOCOL_NAMES
+        .iter()
+        .find(|(number, name)| *number == tuple.proto && !name.starts_with("icmp"));
+    match known {
+        Some((_, name)) => {
+            let pad = LABEL_WIDTH.saturating_sub(name.len() + "v4".len());
+            out.short(&[b' '; LABEL_WIDTH], pad);
+            name.bytes()
+                .for_each(|byte| out.push(byte.to_ascii_uppercase()));
+        }
+        None => padded(out, u64::from(tuple.proto), LABEL_WIDTH - "v4".len(), b' '),
+    }
+    out.put(if tuple.ipv6 { b"v6 [" } else { b"v4 [" });
+}
+
+fn icmp_ends(out: &mut Block, tuple: &Tuple) {
     let (kind, code, _) = tuple.icmp();
-    out.extend_from_slice(b"src = ");
+    out.put(b"] src = ");
     address(out, tuple, &tuple.src);
-    out.extend_from_slice(b" to dst = ");
+    out.put(b" to dst = ");
     address(out, tuple, &tuple.dst);
-    out.extend_from_slice(b" (type=");
+    out.put(b" (type=");
     decimal(out, u64::from(kind));
-    out.extend_from_slice(b" | code=");
+    out.put(b" | code=");
     decimal(out, u64::from(code));
     out.push(b')');
 }
 
-fn ends(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side, tuple: &Tuple) {
+fn ends(out: &mut Block, shown: &Shown<'_>, side: Side, tuple: &Tuple) {
     let flow = shown.flow;
     let folded_source = flow.is_folded() && side == Side::Original;
     let folded_destination = flow.is_folded() && side == Side::Reply;
-    out.extend_from_slice(b"src = ");
+    out.put(b"] src = ");
     address(out, tuple, &tuple.src);
     port(out, tuple, tuple.sport, folded_source);
-    out.extend_from_slice(b" to dst = ");
+    out.put(b" to dst = ");
     address(out, tuple, &tuple.dst);
     port(out, tuple, tuple.dport, folded_destination);
     owner::suffix(out, shown, side);
 }
 
-fn port(out: &mut Vec<u8>, tuple: &Tuple, port: u16, folded: bool) {
+fn port(out: &mut Block, tuple: &Tuple, port: u16, folded: bool) {
     if !tuple.has_ports() {
         return;
     }
-    out.extend_from_slice(b" (port=");
+    out.put(b" (port=");
     if folded {
         out.push(b'*');
     } else {
@@ -194,7 +219,7 @@ mod tests {
             ways.path_id(&[step])
         };
         let paths = [0, path("a"), path("a"), 0, path("b"), path("b")];
-        let (mut lines, mut out) = (Lines::default(), Vec::new());
+        let (mut lines, mut out) = (Lines::default(), Block::new(0));
         for path in paths {
             let traced = Traced {
                 paths: [path, 0],
@@ -213,7 +238,7 @@ mod tests {
             };
             lines.report(&mut out, &shown, Side::Original);
         }
-        let text = String::from_utf8(out).unwrap();
+        let text = String::from_utf8(out.bytes().to_vec()).unwrap();
         assert_eq!(text.matches("src = ").count(), 3, "{text}");
         assert_eq!(text.matches("chain: a").count(), 1, "{text}");
         assert_eq!(text.matches("chain: b").count(), 1, "{text}");

@@ -1,24 +1,52 @@
 //! Times as RFC 3339, UTC.
 
-use super::number::padded;
+use super::block::Block;
+use super::number::eight_digits;
+
+/// A second since 1970, and how it is written: up to the point before its parts.
+#[derive(Debug)]
+pub(super) struct Second {
+    number: u64,
+    text: [u8; 20],
+}
+
+impl Default for Second {
+    fn default() -> Self {
+        Second::new(0)
+    }
+}
+
+impl Second {
+    fn new(number: u64) -> Second {
+        let (days, of_day) = (number / 86_400, number % 86_400);
+        let (year, month, day) = civil(days);
+        let mut text = *b"0000-00-00T00:00:00.";
+        for (at, value) in [
+            (0, year / 100),
+            (2, year % 100),
+            (5, month),
+            (8, day),
+            (11, of_day / 3600),
+            (14, of_day / 60 % 60),
+            (17, of_day % 60),
+        ] {
+            text[at] = b'0' + (value / 10) as u8;
+            text[at + 1] = b'0' + (value % 10) as u8;
+        }
+        Second { number, text }
+    }
+}
 
 /// Appends nanoseconds since 1970 as e.g. 2026-11-22T10:00:00.123456789Z.
-pub fn rfc3339(out: &mut Vec<u8>, at_ns: u64) {
-    let (seconds, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    for (value, width, after) in [
-        (year, 4, b'-'),
-        (month, 2, b'-'),
-        (day, 2, b'T'),
-        (of_day / 3600, 2, b':'),
-        (of_day / 60 % 60, 2, b':'),
-        (of_day % 60, 2, b'.'),
-        (nanoseconds, 9, b'Z'),
-    ] {
-        padded(out, value, width, b'0');
-        out.push(after);
+pub fn rfc3339(out: &mut Block, at_ns: u64) {
+    let (second, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+    if out.second.number != second {
+        out.second = Second::new(second);
     }
+    let text = out.second.text;
+    out.put(&text);
+    out.put(&eight_digits(nanoseconds / 10).to_le_bytes());
+    out.put(&[b'0' + (nanoseconds % 10) as u8, b'Z']);
 }
 
 /// Year, month and day of the Gregorian calendar, from days since 1970-01-01. Counts in years that
@@ -42,24 +70,38 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::written;
     use super::*;
 
     #[test]
     fn known_moments() {
         // Witness: date -u -d @SECONDS +%FT%TZ
-        for (seconds, text) in [
+        let known = [
             (0, "1970-01-01T00:00:00.000000000Z"),
             (951_782_400, "2000-02-29T00:00:00.000000000Z"),
             (1_795_339_626, "2026-11-22T09:27:06.000000000Z"),
             (4_107_542_399, "2100-02-28T23:59:59.000000000Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000000000Z"),
-        ] {
-            let mut out = Vec::new();
-            rfc3339(&mut out, seconds * 1_000_000_000);
-            assert_eq!(String::from_utf8(out).unwrap(), text);
+            (18_446_744_073, "2554-07-21T23:34:33.000000000Z"),
+        ];
+        for (seconds, text) in known {
+            assert_eq!(written(|out| rfc3339(out, seconds * 1_000_000_000)), text);
         }
-        let mut out = Vec::new();
-        rfc3339(&mut out, 1_000_000_007);
-        assert_eq!(out, b"1970-01-01T00:00:01.000000007Z");
+        // One block, which keeps the second before.
+        let all = written(|out| {
+            for (seconds, _) in known {
+                rfc3339(out, seconds * 1_000_000_000);
+                rfc3339(out, seconds * 1_000_000_000 + 120_456_709);
+            }
+        });
+        let expected = known.map(|(_, text)| {
+            let second = text.trim_end_matches("000000000Z");
+            format!("{text}{second}120456709Z")
+        });
+        assert_eq!(all, expected.concat());
+        assert_eq!(
+            written(|out| rfc3339(out, 1_000_000_007)),
+            "1970-01-01T00:00:01.000000007Z"
+        );
     }
 }

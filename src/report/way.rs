@@ -1,6 +1,7 @@
 //! A flow's way through the rules: the lines under it, the JSON beside it, its verdict and the step
 //! that is to blame.
 
+use super::block::Block;
 use super::json::Object;
 use super::number::decimal;
 use super::{Shown, escaped};
@@ -65,46 +66,46 @@ fn reject_with(step: &Step) -> Option<&'static str> {
 }
 
 /// Appends what stands behind the line of a flow that conntrack never confirmed.
-pub fn suffix(out: &mut Vec<u8>, shown: &Shown<'_>) {
+pub fn suffix(out: &mut Block, shown: &Shown<'_>) {
     if shown.flow.life() != Life::Unconfirmed {
         return;
     }
-    out.extend_from_slice(b" (verdict=");
+    out.put(b" (verdict=");
     let decision = decision(shown);
-    out.extend_from_slice(
+    out.slice(
         decision
             .map_or("unknown", |decision| decision.verdict)
             .as_bytes(),
     );
-    out.extend_from_slice(b", attempts=");
+    out.put(b", attempts=");
     decimal(out, u64::from(shown.notes.traced.attempts));
     out.push(b')');
 }
 
 /// Appends one line for each step of a direction, in the order of travel.
-pub fn lines(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
+pub fn lines(out: &mut Block, shown: &Shown<'_>, side: Side) {
     for step in shown
         .books
         .ways
         .path(shown.notes.traced.paths[side as usize])
     {
-        out.extend_from_slice(b"\t\t\t\ttable: ");
+        out.put(b"\t\t\t\ttable: ");
         escaped(out, &step.table);
-        out.extend_from_slice(b", chain: ");
+        out.put(b", chain: ");
         escaped(out, &step.chain);
-        out.extend_from_slice(b", type: ");
-        out.extend_from_slice(step.kind.name().as_bytes());
+        out.put(b", type: ");
+        out.slice(step.kind.name().as_bytes());
         if let Some(position) = step.position {
-            out.extend_from_slice(b", position: ");
+            out.put(b", position: ");
             decimal(out, u64::from(position));
         }
         if let Some(verdict) = &step.verdict {
-            out.extend_from_slice(b", verdict: ");
-            out.extend_from_slice(verdict.name().as_bytes());
+            out.put(b", verdict: ");
+            out.slice(verdict.name().as_bytes());
             match verdict {
                 Verdict::Reject(how) => {
-                    out.extend_from_slice(b" with ");
-                    out.extend_from_slice(how.as_bytes());
+                    out.put(b" with ");
+                    out.slice(how.as_bytes());
                 }
                 Verdict::Jump(chain) | Verdict::Goto(chain) => {
                     out.push(b' ');
@@ -118,22 +119,22 @@ pub fn lines(out: &mut Vec<u8>, shown: &Shown<'_>, side: Side) {
     }
 }
 
-fn rule(out: &mut Vec<u8>, step: &Step) {
+fn rule(out: &mut Block, step: &Step) {
     if step.rule.is_empty() && step.handle.is_none() {
         return;
     }
-    out.extend_from_slice(b", rule:");
+    out.put(b", rule:");
     if !step.rule.is_empty() {
         out.push(b' ');
         escaped(out, &step.rule);
     }
     if !step.comment.is_empty() && step.handle.is_some() {
-        out.extend_from_slice(b" comment \"");
+        out.put(b" comment \"");
         escaped(out, &step.comment);
         out.push(b'"');
     }
     if let Some(handle) = step.handle {
-        out.extend_from_slice(b" # handle ");
+        out.put(b" # handle ");
         decimal(out, handle);
     }
 }

@@ -18,6 +18,7 @@ mod tracing;
 
 use crate::cli::Options;
 use crate::error::{EXIT_FAILED, Error, Result};
+use crate::report::block::Block;
 use crate::report::checkup;
 use foreseen::Foreseen;
 use std::io::{self, Write};
@@ -31,11 +32,11 @@ pub fn run(options: &Options) -> Result<u8> {
     lines.extend(tracing::lines(&foreseen));
     lines.extend(owners::lines(options, &foreseen));
     lines.extend(place::lines(options));
-    let mut out = Vec::new();
+    let mut out = Block::default();
     checkup::write(&lines, options.format, &mut out);
     let mut stdout = io::stdout().lock();
     stdout
-        .write_all(&out)
+        .write_all(out.bytes())
         .and_then(|()| stdout.flush())
         .map_err(|error| Error::failed("writing to stdout", error, ""))?;
     Ok(if checkup::works(&lines) {

@@ -15,6 +15,7 @@ use crate::firewall::state::{StateFile, could_be_written_down};
 use crate::limits::{BYTES_PER_FLOW, STATUS_FILE_INTERVAL};
 use crate::owner::ladder::PROCFS;
 use crate::owner::probe_events;
+use crate::report::block::Block;
 use crate::report::escaped;
 use crate::sys::modules::{CTNETLINK, NF_CONNTRACK, NFNETLINK, Presence};
 use crate::sys::rights::Right;
@@ -37,14 +38,14 @@ pub fn run(options: &Options) -> Result<u8> {
     files(options, &mut plan);
     after_the_start(options, &mut plan);
     at_the_end(options, &foreseen, &mut plan);
-    super::log::print(&String::from_utf8_lossy(&plan.text))?;
+    super::log::print(&String::from_utf8_lossy(plan.text.bytes()))?;
     Ok(if plan.fails { EXIT_FAILED } else { 0 })
 }
 
 /// What would be done, as far as it would come.
 #[derive(Debug, Default)]
 struct Plan {
-    text: Vec<u8>,
+    text: Block,
     fails: bool,
 }
 
@@ -362,7 +363,7 @@ mod tests {
         plan.step("go on");
         plan.fail("nor that");
         let expected = "would begin\nwould fail: no \\u{1b}[2J\nwould fail: nor that\n";
-        assert_eq!(String::from_utf8(plan.text).unwrap(), expected);
+        assert_eq!(String::from_utf8_lossy(plan.text.bytes()), expected);
         assert!(plan.fails);
     }
 }

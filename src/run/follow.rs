@@ -5,6 +5,7 @@ use crate::flow::entry::Flow;
 use crate::flow::notes::Notes;
 use crate::flow::table::{Change, Observer};
 use crate::limits::FOLLOW_BUFFER_LEN;
+use crate::report::block::Block;
 use crate::report::text::Lines;
 use crate::report::{self, Books, Format, Shown, summary::Summary};
 use std::io;
@@ -15,14 +16,14 @@ pub struct Follow<'a> {
     growing: Growing<'a>,
     format: Format,
     lines: Lines,
-    buffer: Vec<u8>,
+    buffer: Block,
     failed: Option<io::Error>,
 }
 
 impl<'a> Follow<'a> {
     /// Follows into an open report.
     pub fn new(growing: Growing<'a>, format: Format) -> Self {
-        let buffer = Vec::with_capacity(FOLLOW_BUFFER_LEN + 4096);
+        let buffer = Block::new(FOLLOW_BUFFER_LEN + 4096);
         Follow {
             growing,
             format,
@@ -37,8 +38,8 @@ impl<'a> Follow<'a> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        let written = self.growing.write_lines(&self.buffer);
-        self.buffer.clear();
+        let written = self.growing.write_lines(self.buffer.bytes());
+        self.buffer.truncate(0);
         written
     }
 
@@ -56,7 +57,7 @@ impl<'a> Follow<'a> {
     pub fn finish(mut self, summary: &Summary<'_>) -> io::Result<()> {
         self.hand_on()?;
         report::write_end(summary, self.format, &mut self.buffer);
-        self.growing.finish(&self.buffer)
+        self.growing.finish(self.buffer.bytes())
     }
 }
 

@@ -1,13 +1,15 @@
 //! Guilty rules as lines for people and as JSON.
 
+use super::super::block::Block;
 use super::super::json::{self, Object};
-use super::super::number::decimal;
+use super::super::number::{decimal, ipv4, ipv6};
 use super::super::summary::Summary;
 use super::super::time::rfc3339;
 use super::super::{BLOCK_LEN, Format, escaped, hand_on};
 use super::{Blame, Guilt, Kept, Port, PortNumber};
 use crate::wire::kernel::PROTOCOL_NAMES;
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 /// Sources, destinations or ports in a line: as many as a person reads.
 const SHOWN_MAX: usize = 8;
@@ -22,17 +24,17 @@ pub fn write(
     format: Format,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut block = Vec::with_capacity(BLOCK_LEN + 4096);
+    let mut block = Block::new(BLOCK_LEN + 4096);
     for (guilt, who) in &sorted(blame) {
         match format {
-            Format::Text => text(&mut block, guilt, who),
+            Format::Text => text(&mut block, guilt, who.bytes()),
             Format::Json => object(&mut block, guilt),
         }
         hand_on(&mut block, BLOCK_LEN, out)?;
     }
     match (format, summary) {
         (Format::Text, _) if blame.is_empty() => {
-            block.extend_from_slice(b"no flow was denied\n");
+            block.slice(b"no flow was denied\n");
         }
         (Format::Json, Some(summary)) => json::stats(&mut block, summary),
         _ => {}
@@ -41,7 +43,7 @@ pub fn write(
 }
 
 /// The rules in the order of the report, each with who it is as text.
-fn sorted(blame: &Blame) -> Vec<(&Guilt, Vec<u8>)> {
+fn sorted(blame: &Blame) -> Vec<(&Guilt, Block)> {
     let mut guilts: Vec<_> = blame
         .guilts
         .iter()
@@ -49,42 +51,42 @@ fn sorted(blame: &Blame) -> Vec<(&Guilt, Vec<u8>)> {
         .collect();
     guilts.sort_by(|(a, a_who), (b, b_who)| {
         let by_weight = (b.flows, b.attempts).cmp(&(a.flows, a.attempts));
-        by_weight.then_with(|| a_who.cmp(b_who))
+        by_weight.then_with(|| a_who.bytes().cmp(b_who.bytes()))
     });
     guilts
 }
 
-fn text(out: &mut Vec<u8>, guilt: &Guilt, who: &[u8]) {
+fn text(out: &mut Block, guilt: &Guilt, who: &[u8]) {
     counted(out, guilt.flows, b"flow");
-    out.extend_from_slice(b", ");
+    out.slice(b", ");
     counted(out, guilt.attempts, b"attempt");
-    out.extend_from_slice(b", from ");
+    out.slice(b", from ");
     list(out, &guilt.sources, address);
-    out.extend_from_slice(b" to ");
+    out.slice(b" to ");
     list(out, &guilt.destinations, address);
-    out.extend_from_slice(b" port ");
+    out.slice(b" port ");
     list(out, &guilt.ports, port);
-    out.extend_from_slice(b", ");
+    out.slice(b", ");
     second(out, guilt.first_ns);
-    out.extend_from_slice(b" to ");
+    out.slice(b" to ");
     second(out, guilt.last_ns);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(who);
+    out.slice(b": ");
+    out.slice(who);
     out.push(b'\n');
 }
 
 /// What was decided, and by whom.
-fn who(guilt: &Guilt) -> Vec<u8> {
+fn who(guilt: &Guilt) -> Block {
     let (rule, place) = (&guilt.rule, &guilt.place);
-    let mut line = Vec::new();
+    let mut line = Block::default();
     let out = &mut line;
     escaped(out, &rule.verdict);
     if let Some(how) = &rule.reject_with {
-        out.extend_from_slice(b" (");
+        out.slice(b" (");
         escaped(out, how);
         out.push(b')');
     }
-    out.extend_from_slice(b" by");
+    out.slice(b" by");
     for word in [&rule.firewall, &rule.table, &rule.chain, &rule.kind] {
         out.push(b' ');
         escaped(out, word);
@@ -94,7 +96,7 @@ fn who(guilt: &Guilt) -> Vec<u8> {
         decimal(out, u64::from(position));
     }
     if let Some(handle) = place.handle {
-        out.extend_from_slice(b" (handle ");
+        out.slice(b" (handle ");
         decimal(out, handle);
         out.push(b')');
     }
@@ -108,23 +110,23 @@ fn who(guilt: &Guilt) -> Vec<u8> {
         escaped(out, &rule.text);
     }
     if comment {
-        out.extend_from_slice(b" comment \"");
+        out.slice(b" comment \"");
         escaped(out, &rule.comment);
         out.push(b'"');
     }
     line
 }
 
-fn counted(out: &mut Vec<u8>, count: u64, what: &[u8]) {
+fn counted(out: &mut Block, count: u64, what: &[u8]) {
     decimal(out, count);
     out.push(b' ');
-    out.extend_from_slice(what);
+    out.slice(what);
     if count != 1 {
         out.push(b's');
     }
 }
 
-fn list<T>(out: &mut Vec<u8>, kept: &Kept<T>, write: impl Fn(&mut Vec<u8>, &T)) {
+fn list<T>(out: &mut Block, kept: &Kept<T>, write: impl Fn(&mut Block, &T)) {
     for (at, value) in kept.values.iter().take(SHOWN_MAX).enumerate() {
         if at > 0 {
             out.push(b',');
@@ -133,13 +135,13 @@ fn list<T>(out: &mut Vec<u8>, kept: &Kept<T>, write: impl Fn(&mut Vec<u8>, &T)) 
     }
     let left = left_out(kept, SHOWN_MAX);
     if left > 0 {
-        out.extend_from_slice(if kept.more {
+        out.slice(if kept.more {
             b",... (at least "
         } else {
             b",... ("
         });
         decimal(out, left);
-        out.extend_from_slice(b" more)");
+        out.slice(b" more)");
     }
 }
 
@@ -148,16 +150,19 @@ fn left_out<T>(kept: &Kept<T>, shown: usize) -> u64 {
     kept.values.len().saturating_sub(shown) as u64 + u64::from(kept.more)
 }
 
-fn address(out: &mut Vec<u8>, address: &std::net::IpAddr) {
-    let _ = write!(out, "{address}"); // writing to a Vec cannot fail
+fn address(out: &mut Block, address: &IpAddr) {
+    match address {
+        IpAddr::V4(address) => ipv4(out, address.octets()),
+        IpAddr::V6(address) => ipv6(out, &address.octets()),
+    }
 }
 
-fn port(out: &mut Vec<u8>, port: &Port) {
+fn port(out: &mut Block, port: &Port) {
     let name = PROTOCOL_NAMES
         .iter()
         .find(|(number, _)| *number == port.proto);
     match name {
-        Some((_, name)) => out.extend_from_slice(name.as_bytes()),
+        Some((_, name)) => out.slice(name.as_bytes()),
         None => decimal(out, u64::from(port.proto)),
     }
     match port.number {
@@ -176,7 +181,7 @@ fn port(out: &mut Vec<u8>, port: &Port) {
 }
 
 /// A time to the second; its line is for people.
-fn second(out: &mut Vec<u8>, at_ns: u64) {
+fn second(out: &mut Block, at_ns: u64) {
     const SECONDS_END: usize = "2026-11-22T12:00:01".len();
     let start = out.len();
     rfc3339(out, at_ns);
@@ -184,7 +189,7 @@ fn second(out: &mut Vec<u8>, at_ns: u64) {
     out.push(b'Z');
 }
 
-fn object(out: &mut Vec<u8>, guilt: &Guilt) {
+fn object(out: &mut Block, guilt: &Guilt) {
     Object::line(out, |object| {
         object.number("v", json::SCHEMA_VERSION);
         object.string("type", "blame");
@@ -213,7 +218,7 @@ fn listed<T>(
     object: &mut Object<'_>,
     [name, more]: [&str; 2],
     kept: &Kept<T>,
-    write: impl Fn(&mut Vec<u8>, &T),
+    write: impl Fn(&mut Block, &T),
 ) {
     object.array(name, kept.values.iter().take(LISTED_MAX), |out, value| {
         out.push(b'"');

@@ -283,6 +283,7 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::block::written;
     use super::super::super::time::rfc3339;
     use super::*;
 
@@ -294,9 +295,7 @@ mod tests {
     fn times_are_read_as_they_are_written() {
         for day in 0..80_000 {
             let at_ns = day * 86_400_000_000_000 + 45_296_000_000_789;
-            let mut text = Vec::new();
-            rfc3339(&mut text, at_ns);
-            let text = String::from_utf8(text).unwrap();
+            let text = written(|out| rfc3339(out, at_ns));
             assert_eq!(read(&text), Some(at_ns), "{text}");
         }
         assert_eq!(read("1970-01-01T00:00:01Z"), Some(1_000_000_000));

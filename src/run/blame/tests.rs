@@ -8,6 +8,7 @@ use crate::flow::assembly::Packet;
 use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::{Change, Table};
+use crate::report::block::Block;
 use crate::report::summary::{Rungs, Summary, Tracing};
 use crate::report::{self, Books, Format, Shown, text};
 use crate::wire::conntrack::{Entry, Tuple};
@@ -375,7 +376,7 @@ fn the_filters_hold_for_a_report_too() {
 #[test]
 fn a_flow_that_a_followed_report_tells_again_counts_once() {
     let bench = everything();
-    let (mut out, mut lines) = (Vec::new(), text::Lines::default());
+    let (mut out, mut lines) = (Block::default(), text::Lines::default());
     for change in [Change::Traced, Change::Ended] {
         for (place, flow) in bench.table.iter() {
             let mut notes = bench.table.notes(place);
@@ -387,7 +388,7 @@ fn a_flow_that_a_followed_report_tells_again_counts_once() {
             report::write_change(&mut lines, Format::Json, change, &shown, &mut out);
         }
     }
-    let told = read(&out);
+    let told = read(out.bytes());
     let expected = written(&bench.blame(), Format::Text);
     assert_eq!(written(&told.blame, Format::Text), expected);
 }
