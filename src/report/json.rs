@@ -11,7 +11,7 @@ use crate::flow::entry::{Flow, Life};
 use crate::flow::key::Side;
 use crate::flow::table::Change;
 use crate::wire::conntrack::ZoneDirection;
-use crate::wire::kernel::PROTOCOL_NAMES;
+use crate::wire::kernel::{IPPROTO_TCP, IPPROTO_UDP, PROTOCOL_NAMES};
 
 pub(super) const SCHEMA_VERSION: u64 = 1;
 
@@ -229,9 +229,14 @@ fn change_name(change: Change) -> &'static Word {
 }
 
 fn protocol(out: &mut Block, proto: u8) {
-    match PROTOCOL_NAMES.iter().find(|(number, _)| *number == proto) {
-        Some((_, name)) => out.slice(name.as_bytes()),
-        None => decimal(out, u64::from(proto)),
+    let known = || PROTOCOL_NAMES.iter().find(|(number, _)| *number == proto);
+    match proto {
+        IPPROTO_TCP => out.put(b"tcp"), // most flows are of these two
+        IPPROTO_UDP => out.put(b"udp"),
+        _ => match known() {
+            Some((_, name)) => out.slice(name.as_bytes()),
+            None => decimal(out, u64::from(proto)),
+        },
     }
     field(out, b"\",\"proto_number\":", proto);
 }
@@ -280,12 +285,12 @@ fn zone_and_namespace(out: &mut Block, flow: &Flow) {
 
 fn status(out: &mut Block, bits: u32) {
     out.push(b'[');
-    for (bit, name) in STATUS_NAMES.iter().enumerate() {
-        if bits & (1 << bit) != 0 {
-            out.word(name);
-        }
+    let mut rest = bits;
+    while let Some(name) = STATUS_NAMES.get(rest.trailing_zeros() as usize) {
+        out.word(name);
+        rest &= rest - 1;
     }
-    if bits != 0 {
+    if rest != bits {
         out.truncate(out.len() - 1); // the last comma
     }
     out.push(b']');

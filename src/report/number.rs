@@ -8,18 +8,25 @@ const ZEROS: u64 = u64::from_le_bytes(*b"00000000");
 
 /// Appends a decimal number.
 pub fn decimal(out: &mut Block, value: u64) {
-    if value >= EIGHT_DIGITS {
-        decimal(out, value / EIGHT_DIGITS);
-        out.put(&eight_digits(value % EIGHT_DIGITS).to_le_bytes());
-        return;
+    if value < 10 {
+        out.push(b'0' + value as u8);
+    } else if value < EIGHT_DIGITS {
+        // Without the zeros at its front.
+        let digits = eight_digits(value);
+        let skipped = (digits ^ ZEROS).trailing_zeros() / 8;
+        out.short(
+            &(digits >> (8 * skipped)).to_le_bytes(),
+            8 - skipped as usize,
+        );
+    } else {
+        long_decimal(out, value);
     }
-    let digits = eight_digits(value);
-    // The zeros at its front; the last digit stays.
-    let skipped = ((digits ^ ZEROS).trailing_zeros() / 8).min(7);
-    out.short(
-        &(digits >> (8 * skipped)).to_le_bytes(),
-        8 - skipped as usize,
-    );
+}
+
+#[inline(never)]
+fn long_decimal(out: &mut Block, value: u64) {
+    decimal(out, value / EIGHT_DIGITS);
+    out.put(&eight_digits(value % EIGHT_DIGITS).to_le_bytes());
 }
 
 /// Eight digits of a number below 10^8, the first one in the lowest byte. Divides all halves of the
@@ -48,68 +55,76 @@ pub fn address(out: &mut Block, tuple: &Tuple, bytes: &[u8; 16]) {
 }
 
 /// Appends an IPv4 address.
-pub fn ipv4(out: &mut Block, octets: [u8; 4]) {
-    let (mut text, mut len) = ([0; 16], 0);
-    for octet in octets.map(u32::from) {
-        let hundreds = octet * 41 >> 12;
-        let rest = octet - 100 * hundreds;
-        let tens = rest * 103 >> 10;
-        let digits = hundreds | tens << 8 | (rest - 10 * tens) << 16;
-        let skipped = u32::from(octet < 100) + u32::from(octet < 10);
-        let word = (digits | u32::from_le_bytes(*b"000.")) >> (8 * skipped);
-        if let Some(room) = text[len..].first_chunk_mut() {
-            *room = word.to_le_bytes();
-        }
-        len += 4 - skipped as usize;
-    }
-    out.short(&text, len - 1);
+pub fn ipv4(out: &mut Block, [a, b, c, d]: [u8; 4]) {
+    let put = |out: &mut Block, (first, first_len), (second, second_len): (u64, u32), less| {
+        let text: u64 = first | second << (8 * first_len);
+        out.short(
+            &text.to_le_bytes(),
+            (first_len + second_len - less) as usize,
+        );
+    };
+    put(out, octet(a), octet(b), 0);
+    put(out, octet(c), octet(d), 1); // but for the last point
+}
+
+/// The digits of a byte with a point behind them, and how many bytes these are.
+fn octet(value: u8) -> (u64, u32) {
+    let value = u32::from(value);
+    let hundreds = (value * 41) >> 12;
+    let rest = value - 100 * hundreds;
+    let tens = (rest * 103) >> 10;
+    let digits = hundreds | tens << 8 | (rest - 10 * tens) << 16;
+    let skipped = u32::from(value < 100) + u32::from(value < 10);
+    let text = (digits | u32::from_le_bytes(*b"000.")) >> (8 * skipped);
+    (u64::from(text), 4 - skipped)
 }
 
 /// Appends an IPv6 address as inet_ntop(3) writes it.
 pub fn ipv6(out: &mut Block, bytes: &[u8; 16]) {
-    let groups: [u16; 8] =
-        std::array::from_fn(|at| u16::from_be_bytes([bytes[2 * at], bytes[2 * at + 1]]));
-    if let [0, 0, 0, 0, 0, 0xffff, _, _] = groups {
+    if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = *bytes {
         out.put(b"::ffff:");
-        ipv4(out, [bytes[12], bytes[13], bytes[14], bytes[15]]);
-        return;
+        return ipv4(out, [a, b, c, d]);
     }
-    let (start, end) = longest_zeros(&groups);
-    for (at, group) in groups.into_iter().enumerate() {
+    let group = |at: usize| u16::from_be_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+    let zeros = (0..8).fold(0, |zeros, at| zeros | u32::from(group(at) == 0) << at);
+    let (start, end) = longest_run(zeros);
+    let mut at = 0;
+    while at < 8 {
         if at == start {
-            out.put(b"::");
+            out.short(b"::", if at == 0 { 2 } else { 1 });
+            at = end;
+        } else {
+            hex(out, group(at));
+            at += 1;
         }
-        if (start..end).contains(&at) {
-            continue;
-        }
-        if at > 0 && at != end {
-            out.push(b':');
-        }
-        hex(out, group);
+    }
+    if end != 8 {
+        out.truncate(out.len() - 1); // the last colon
     }
 }
 
-/// Where the first of the longest runs of two or more zeros lies; behind the end where there is none.
-fn longest_zeros(groups: &[u16; 8]) -> (usize, usize) {
-    let (mut longest, mut start) = ((8, 9), 0);
-    for (at, group) in groups.iter().enumerate() {
-        if *group != 0 {
-            start = at + 1;
-        } else if at > start && at + 1 - start > longest.1 - longest.0 {
-            longest = (start, at + 1);
-        }
+/// Where the first of the longest runs of at least two bits lies; nowhere, where there is none.
+fn longest_run(bits: u32) -> (usize, usize) {
+    let (mut starts, mut len) = (bits, 1);
+    while starts & bits >> len != 0 {
+        starts &= bits >> len;
+        len += 1;
     }
-    longest
+    match (len, starts.trailing_zeros() as usize) {
+        (1, _) => (usize::MAX, usize::MAX),
+        (len, start) => (start, start + len),
+    }
 }
 
-/// Appends a hexadecimal number without zeros at its front.
+/// Appends a hexadecimal number without zeros at its front, and a colon.
 fn hex(out: &mut Block, value: u16) {
     let value = u32::from(value);
     let digits = value >> 12 | (value & 0xf00) | (value & 0xf0) << 12 | (value & 0xf) << 24;
     let letters = (digits + 0x0606_0606) >> 4 & 0x0101_0101;
     let text = digits + u32::from_le_bytes(*b"0000") + letters * 39; // from '9' + 1 to 'a'
     let skipped = (digits.trailing_zeros() / 8).min(3);
-    out.short(&(text >> (8 * skipped)).to_le_bytes(), 4 - skipped as usize);
+    let text = (u64::from(text) | u64::from(b':') << 32) >> (8 * skipped);
+    out.short(&text.to_le_bytes(), 5 - skipped as usize);
 }
 
 #[cfg(test)]
@@ -185,7 +200,7 @@ mod tests {
             );
         }
         for group in 0..=u16::MAX {
-            assert_eq!(written(|out| hex(out, group)), format!("{group:x}"));
+            assert_eq!(written(|out| hex(out, group)), format!("{group:x}:"));
         }
     }
 }

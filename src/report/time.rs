@@ -3,50 +3,48 @@
 use super::block::Block;
 use super::number::eight_digits;
 
-/// A second since 1970, and how it is written: up to the point before its parts.
+/// A day since 1970, and how its times begin.
 #[derive(Debug)]
-pub(super) struct Second {
+pub(super) struct Day {
     number: u64,
-    text: [u8; 20],
+    text: [u8; 11],
 }
 
-impl Default for Second {
+impl Default for Day {
     fn default() -> Self {
-        Second::new(0)
+        Day::new(0)
     }
 }
 
-impl Second {
-    fn new(number: u64) -> Second {
-        let (days, of_day) = (number / 86_400, number % 86_400);
-        let (year, month, day) = civil(days);
-        let mut text = *b"0000-00-00T00:00:00.";
-        for (at, value) in [
-            (0, year / 100),
-            (2, year % 100),
-            (5, month),
-            (8, day),
-            (11, of_day / 3600),
-            (14, of_day / 60 % 60),
-            (17, of_day % 60),
-        ] {
+impl Day {
+    fn new(number: u64) -> Day {
+        let (year, month, day) = civil(number);
+        let mut text = *b"0000-00-00T";
+        for (at, value) in [(0, year / 100), (2, year % 100), (5, month), (8, day)] {
             text[at] = b'0' + (value / 10) as u8;
             text[at + 1] = b'0' + (value % 10) as u8;
         }
-        Second { number, text }
+        Day { number, text }
     }
 }
 
 /// Appends nanoseconds since 1970 as e.g. 2026-11-22T10:00:00.123456789Z.
 pub fn rfc3339(out: &mut Block, at_ns: u64) {
-    let (second, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
-    if out.second.number != second {
-        out.second = Second::new(second);
+    const COLON: u64 = (b':' - b'0') as u64;
+    let (seconds, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+    let (day, of_day) = (seconds / 86_400, seconds % 86_400);
+    if out.day.number != day {
+        out.day = Day::new(day);
     }
-    let text = out.second.text;
-    out.put(&text);
-    out.put(&eight_digits(nanoseconds / 10).to_le_bytes());
-    out.put(&[b'0' + (nanoseconds % 10) as u8, b'Z']);
+    let date = out.day.text;
+    out.put(&date);
+    // The zeros between become colons.
+    let (minutes, second) = (of_day / 60, of_day % 60);
+    let time = eight_digits(minutes / 60 * 1_000_000 + minutes % 60 * 1000 + second);
+    out.put(&(time + (COLON << 16 | COLON << 40)).to_le_bytes());
+    out.put(&[b'.', b'0' + (nanoseconds / 100_000_000) as u8]);
+    out.put(&eight_digits(nanoseconds % 100_000_000).to_le_bytes());
+    out.push(b'Z');
 }
 
 /// Year, month and day of the Gregorian calendar, from days since 1970-01-01. Counts in years that
@@ -87,7 +85,7 @@ mod tests {
         for (seconds, text) in known {
             assert_eq!(written(|out| rfc3339(out, seconds * 1_000_000_000)), text);
         }
-        // One block, which keeps the second before.
+        // One block, which keeps the day before.
         let all = written(|out| {
             for (seconds, _) in known {
                 rfc3339(out, seconds * 1_000_000_000);
