@@ -129,6 +129,19 @@ pub(super) fn written(write: impl FnOnce(&mut Block)) -> String {
     String::from_utf8(block.bytes().to_vec()).unwrap()
 }
 
+/// Numbers of all lengths, the same in each run (xorshift64*), for tests.
+#[cfg(test)]
+pub(super) fn random() -> impl Iterator<Item = u64> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    std::iter::repeat_with(move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        number >> ((state >> 8) & 63)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -129,21 +129,9 @@ fn hex(out: &mut Block, value: u16) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block::written;
+    use super::super::block::{random, written};
     use super::*;
     use std::net::Ipv6Addr;
-
-    /// Numbers of all lengths (xorshift64*).
-    fn random() -> impl Iterator<Item = u64> {
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        std::iter::repeat_with(move || {
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d);
-            number >> (state >> 8 & 63)
-        })
-    }
 
     #[test]
     fn numbers_as_format_writes_them() {

@@ -158,7 +158,13 @@ fn unpack(line: u64) -> (u32, Side) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::random;
     use super::*;
+    use crate::counters::Counters;
+    use crate::event::{Event, Kind};
+    use crate::wire::conntrack::{Entry, Tuple, Zone, ZoneDirection};
+    use crate::wire::kernel::IPS_SEEN_REPLY;
+    use std::cmp::Ordering;
 
     #[test]
     fn the_six_sections_come_first_in_the_seeds_order() {
@@ -179,5 +185,100 @@ mod tests {
             .collect();
         assert!(sections.is_sorted() && sections.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(Section::new(255, true).index() < Section::COUNT);
+    }
+
+    /// Few values of each field, so that lines are the same up to any of them.
+    fn some_flows() -> Table {
+        let mut random = random();
+        let mut one_of = |values: &[u64]| values[random.next().unwrap() as usize % values.len()];
+        let mut table = Table::new(3000, [1, 2]);
+        let mut counters = Counters::default();
+        for at_ns in 1..5000 {
+            let ipv6 = one_of(&[0, 0, 1]) == 1;
+            let protocols = [6, 17, if ipv6 { 58 } else { 1 }, 47, 132, 2];
+            let mut address = || {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&[
+                    one_of(&[0, 10, 200]) as u8,
+                    0,
+                    3,
+                    one_of(&[7, 9]) as u8,
+                ]);
+                if ipv6 {
+                    bytes[7] = one_of(&[0, 1]) as u8;
+                    bytes[8] = one_of(&[0, 0x80]) as u8;
+                    bytes[15] = one_of(&[0, 255]) as u8;
+                }
+                bytes
+            };
+            let (src, dst) = (address(), address());
+            let original = Tuple {
+                ipv6,
+                proto: one_of(&protocols) as u8,
+                src,
+                dst,
+                sport: one_of(&[1, 2, 0x100, 0xff00]) as u16,
+                dport: one_of(&[1, 0x80, 0x8000]) as u16,
+            };
+            let zone = Zone {
+                id: one_of(&[0, 0, 1]) as u16,
+                direction: ZoneDirection::Both,
+            };
+            let entry = Entry {
+                original,
+                reply: original.inverse(),
+                id: Some(at_ns as u32),
+                status: Some(one_of(&[0, IPS_SEEN_REPLY.into()]) as u32),
+                zone,
+                ..Entry::default()
+            };
+            let event = Event {
+                kind: Kind::New,
+                netns: [None, None, Some(0), Some(i32::MAX)][one_of(&[0, 1, 2, 3]) as usize],
+                at_ns: one_of(&[1, 2, 1 << 32, 1 << 63]),
+                is_kernel_time: false,
+                entry,
+            };
+            table.apply(&event, &mut counters, &mut ());
+        }
+        assert!(counters.folded > 0);
+        table
+    }
+
+    fn compare(a: (&Flow, Side), b: (&Flow, Side)) -> Ordering {
+        let (a_tuple, b_tuple) = (a.0.tuple(a.1), b.0.tuple(b.1));
+        let ports = |tuple: &Tuple| match tuple.is_icmp() {
+            true => (0, tuple.dport),
+            false => (tuple.sport, tuple.dport),
+        };
+        let section = |tuple: &Tuple| Section::new(tuple.proto, tuple.ipv6);
+        let last = |flow: &Flow| (flow.netns(), flow.is_folded(), flow.first_seen_ns());
+        section(&a_tuple)
+            .cmp(&section(&b_tuple))
+            .then_with(|| a_tuple.src.cmp(&b_tuple.src))
+            .then_with(|| a_tuple.dst.cmp(&b_tuple.dst))
+            .then_with(|| ports(&a_tuple).cmp(&ports(&b_tuple)))
+            .then_with(|| last(a.0).cmp(&last(b.0)))
+    }
+
+    #[test]
+    fn lines_are_sorted_by_all_that_they_say() {
+        let table = some_flows();
+        let mut expected = Vec::new();
+        for (place, flow) in table.iter() {
+            expected.push((place, Side::Original));
+            if flow.seen_reply() && !flow.is_icmp() {
+                expected.push((place, Side::Reply));
+            }
+        }
+        let order = |a: &(u32, Side), b: &(u32, Side)| {
+            compare((table.flow(a.0), a.1), (table.flow(b.0), b.1)).then(a.cmp(b))
+        };
+        expected.sort_by(order);
+        assert!(lines(&table).iter().eq(expected.iter().copied()));
+        let batches = lines(&table);
+        assert!(batches.batches(7).flatten().eq(expected.iter().copied()));
+        expected.retain(|(_, side)| *side == Side::Original);
+        assert!(flows(&table).iter().eq(expected));
     }
 }
