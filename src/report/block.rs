@@ -2,7 +2,7 @@
 //! a few bytes. Their length is known when this is compiled, or they are copied as if they were as
 //! long as they can be: memcpy(3) of a static binary takes longer to begin than to copy them.
 
-use super::time::Day;
+use super::time::Written;
 
 /// Gathered bytes. Grows where a line is longer than what there is room for.
 #[derive(Debug, Default)]
@@ -10,8 +10,8 @@ pub struct Block {
     /// Those that are written, and the room behind them.
     bytes: Vec<u8>,
     len: usize,
-    /// The day that was written last: the next time is likely in it.
-    pub(super) day: Day,
+    /// The time that was written last.
+    pub(super) time: Written,
 }
 
 /// A word of at most 16 bytes, which is copied as if it had 16.
@@ -48,7 +48,7 @@ impl Block {
         Block {
             bytes: vec![0; capacity],
             len: 0,
-            day: Day::default(),
+            time: Written::default(),
         }
     }
 

@@ -32,7 +32,7 @@ fn long_decimal(out: &mut Block, value: u64) {
 /// Eight digits of a number below 10^8, the first one in the lowest byte. Divides all halves of the
 /// number at once, then all quarters, then all eighths, each in its own bits of one word.
 pub fn eight_digits(value: u64) -> u64 {
-    let halves = value / 10_000 | (value % 10_000) << 32;
+    let halves = (value / 10_000) | ((value % 10_000) << 32);
     let hundreds = (halves * 10_486) >> 20 & 0x7f_0000_007f;
     let quarters = hundreds | (halves - 100 * hundreds) << 16;
     let tens = (quarters * 103) >> 10 & 0x000f_000f_000f_000f;

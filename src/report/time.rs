@@ -3,48 +3,59 @@
 use super::block::Block;
 use super::number::eight_digits;
 
-/// A day since 1970, and how its times begin.
+/// A time as it is written. The next one is often the same, and nearly always of the same day.
 #[derive(Debug)]
-pub(super) struct Day {
-    number: u64,
-    text: [u8; 11],
+pub(super) struct Written {
+    at_ns: u64,
+    day: u64,
+    text: [u8; 30],
 }
 
-impl Default for Day {
+impl Default for Written {
     fn default() -> Self {
-        Day::new(0)
+        Written {
+            at_ns: 0,
+            day: 0,
+            text: *b"1970-01-01T00:00:00.000000000Z",
+        }
     }
 }
 
-impl Day {
-    fn new(number: u64) -> Day {
-        let (year, month, day) = civil(number);
-        let mut text = *b"0000-00-00T";
-        for (at, value) in [(0, year / 100), (2, year % 100), (5, month), (8, day)] {
-            text[at] = b'0' + (value / 10) as u8;
-            text[at + 1] = b'0' + (value % 10) as u8;
+impl Written {
+    fn set(&mut self, at_ns: u64) {
+        const COLON: u64 = (b':' - b'0') as u64;
+        let (seconds, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
+        let (day, of_day) = (seconds / 86_400, seconds % 86_400);
+        if self.day != day {
+            self.set_day(day);
         }
-        Day { number, text }
+        let (minutes, second) = (of_day / 60, of_day % 60);
+        // The zeros between become colons.
+        let time = eight_digits(minutes / 60 * 1_000_000 + minutes % 60 * 1000 + second);
+        let text = &mut self.text;
+        text[11..19].copy_from_slice(&(time + (COLON << 16 | COLON << 40)).to_le_bytes());
+        text[20..28].copy_from_slice(&eight_digits(nanoseconds / 10).to_le_bytes());
+        text[28] = b'0' + (nanoseconds % 10) as u8;
+        self.at_ns = at_ns;
+    }
+
+    fn set_day(&mut self, number: u64) {
+        let (year, month, day) = civil(number);
+        for (at, value) in [(0, year / 100), (2, year % 100), (5, month), (8, day)] {
+            self.text[at] = b'0' + (value / 10) as u8;
+            self.text[at + 1] = b'0' + (value % 10) as u8;
+        }
+        self.day = number;
     }
 }
 
 /// Appends nanoseconds since 1970 as e.g. 2026-11-22T10:00:00.123456789Z.
 pub fn rfc3339(out: &mut Block, at_ns: u64) {
-    const COLON: u64 = (b':' - b'0') as u64;
-    let (seconds, nanoseconds) = (at_ns / 1_000_000_000, at_ns % 1_000_000_000);
-    let (day, of_day) = (seconds / 86_400, seconds % 86_400);
-    if out.day.number != day {
-        out.day = Day::new(day);
+    if out.time.at_ns != at_ns {
+        out.time.set(at_ns);
     }
-    let date = out.day.text;
-    out.put(&date);
-    // The zeros between become colons.
-    let (minutes, second) = (of_day / 60, of_day % 60);
-    let time = eight_digits(minutes / 60 * 1_000_000 + minutes % 60 * 1000 + second);
-    out.put(&(time + (COLON << 16 | COLON << 40)).to_le_bytes());
-    out.put(&[b'.', b'0' + (nanoseconds / 100_000_000) as u8]);
-    out.put(&eight_digits(nanoseconds % 100_000_000).to_le_bytes());
-    out.push(b'Z');
+    let text = out.time.text;
+    out.put(&text);
 }
 
 /// Year, month and day of the Gregorian calendar, from days since 1970-01-01. Counts in years that
@@ -85,16 +96,17 @@ mod tests {
         for (seconds, text) in known {
             assert_eq!(written(|out| rfc3339(out, seconds * 1_000_000_000)), text);
         }
-        // One block, which keeps the day before.
+        // One block, which keeps the time before.
         let all = written(|out| {
             for (seconds, _) in known {
                 rfc3339(out, seconds * 1_000_000_000);
+                rfc3339(out, seconds * 1_000_000_000 + 120_456_709);
                 rfc3339(out, seconds * 1_000_000_000 + 120_456_709);
             }
         });
         let expected = known.map(|(_, text)| {
             let second = text.trim_end_matches("000000000Z");
-            format!("{text}{second}120456709Z")
+            format!("{text}{second}120456709Z{second}120456709Z")
         });
         assert_eq!(all, expected.concat());
         assert_eq!(
