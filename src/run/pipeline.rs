@@ -285,20 +285,25 @@ impl<'a> Pipeline<'a> {
 
     /// Takes the users whose packets were traced as they left.
     fn senders(&mut self, at_ns: u64) {
-        let senders = self.tracer.as_mut().map(|tracer| &mut tracer.senders);
-        let senders = senders.map(std::mem::take).unwrap_or_default();
-        let Some(mut attributor) = self.attributor.take() else {
+        let Some(tracer) = &mut self.tracer else {
             return;
         };
-        for (ends, uid) in senders {
-            let (table, owners) = (&self.table, &mut self.owners);
-            let claim = attributor.sender(ends, uid, at_ns, table, owners);
-            let (table, _, mut watching) = self.parts();
-            if let Some(claim) = claim {
-                table.apply_claim(&claim, &mut watching);
+        let mut senders = std::mem::take(&mut tracer.senders);
+        if let Some(mut attributor) = self.attributor.take() {
+            for (ends, uid) in &senders {
+                let (table, owners) = (&self.table, &mut self.owners);
+                let claim = attributor.sender(*ends, *uid, at_ns, table, owners);
+                let (table, _, mut watching) = self.parts();
+                if let Some(claim) = claim {
+                    table.apply_claim(&claim, &mut watching);
+                }
             }
+            self.attributor = Some(attributor);
         }
-        self.attributor = Some(attributor);
+        senders.clear(); // its memory serves again
+        if let Some(tracer) = &mut self.tracer {
+            tracer.senders = senders;
+        }
     }
 
     fn owner(&mut self, input: &OwnerInput<'_>) {
