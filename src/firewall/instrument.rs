@@ -219,6 +219,11 @@ impl Instrument {
         Ok(())
     }
 
+    /// The legacy table whose rules change when nothing new is traced any more: ours are in it.
+    pub fn legacy_table(&self) -> Option<&'static str> {
+        (!self.chains.is_empty()).then_some(legacy::TRACE_TABLE)
+    }
+
     /// Has nothing new traced; what is queued can be read, and `untraced` asked.
     pub fn stop_tracing(&mut self) -> Result<()> {
         let mut first_error = None;

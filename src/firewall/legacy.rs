@@ -25,6 +25,8 @@ use std::time::Duration;
 pub const CHAIN: &str = "CONNTRACKER";
 /// The name of the chain that makes packets traced.
 pub const TRACE_CHAIN: &str = "CONNTRACKER_TRACE";
+/// The table that it is in: no other takes the target TRACE.
+pub const TRACE_TABLE: &str = "raw";
 /// By which the kernel counts flows for that chain: it tells its rule from any other.
 const HASHLIMIT: [&str; 2] = ["--hashlimit-name", "conntracker"];
 
@@ -165,7 +167,7 @@ impl Chain {
             purpose,
             program,
             ipv6,
-            table: "raw".to_owned(),
+            table: TRACE_TABLE.to_owned(),
         })
     }
 

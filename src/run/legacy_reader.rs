@@ -1,6 +1,6 @@
 //! Reads the legacy tables again and again, since nothing tells of their changes: before lines are
-//! resolved, as often as it costs little; until then lines wait in their socket. The text of their rules comes from their own program, which
-//! is slow: when it may run, and only for a content that has changed.
+//! resolved, as often as it costs little; until then lines wait in their socket. The text of their rules
+//! comes from their own program, which is slow: when it may run, and only for a content that has changed.
 
 use super::intake::Intake;
 use super::trace_input::TraceInput;
@@ -21,6 +21,8 @@ pub struct LegacyReader {
     next_look: Duration,
     next_text: Duration,
     without_text: Vec<(bool, String)>,
+    /// A table that is read no more.
+    settled: Option<&'static str>,
 }
 
 impl LegacyReader {
@@ -31,6 +33,7 @@ impl LegacyReader {
             next_look: Duration::ZERO,
             next_text: Duration::ZERO,
             without_text: Vec::new(),
+            settled: None,
         }
     }
 
@@ -42,6 +45,14 @@ impl LegacyReader {
     /// They may be read again at once: no more lines come.
     pub fn hurry(&mut self) {
         self.next = Duration::ZERO;
+    }
+
+    /// Reads that table a last time, before our chain in it lets no more packets in. Lines that come
+    /// after that are of packets that it had let in, and number the rules with ours among them.
+    pub fn settle(&mut self, name: &'static str, intake: &mut Intake<'_>) {
+        self.next = Duration::ZERO;
+        self.refresh(intake);
+        self.settled = Some(name);
     }
 
     /// Reads the tables, unless they were read a moment ago.
@@ -74,6 +85,9 @@ impl LegacyReader {
 
     /// Reads a table. Says that its content has changed.
     fn read_table(&self, ipv6: bool, name: &str, intake: &mut Intake<'_>) -> Option<()> {
+        if self.settled == Some(name) {
+            return None;
+        }
         let raw = xtables::table(ipv6, name).ok()?; // unloaded meanwhile
         let content = LegacyTable::content_of(ipv6, name, &raw);
         let tracer = intake.pipeline.tracer.as_ref()?;

@@ -204,6 +204,9 @@ impl TraceSource {
     /// Nothing new is traced from here on; what is queued can be read.
     pub fn stop(&mut self, intake: &mut Intake<'_>) -> Result<()> {
         self.count_untraced(intake);
+        if let Some(table) = self.instrument.legacy_table() {
+            self.legacy.settle(table, intake);
+        }
         self.instrument.stop_tracing()
     }
 

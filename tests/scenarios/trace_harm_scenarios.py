@@ -1,11 +1,13 @@
 """While it traces the tool has rules of its own among somebody's; on every way out the firewall is as it was."""
 
+import contextlib
 import os
 import random
 import re
 import signal
 import socket
 import struct
+import threading
 
 import witness
 from firewalls import IptablesNft, Legacy, Nft
@@ -339,6 +341,38 @@ class Rungs(RulesOfAll):
 
     def test_legacy(self):
         self.check_rung("legacy")
+
+    def test_legacy_that_ends_amid_traffic(self):
+        """Lines that are queued while its own rules go number the others with these among them."""
+        tool = self.trace("--trace-rung", "legacy")
+        with self.new_flows() as sent:
+            wait_for(lambda: len(sent) >= 100, "traffic")
+            trace = self.stop_legacy(tool).stats["trace"]
+        self.assertGreater(trace["packets"], 50)
+        self.assertEqual((trace["unresolved"], trace["lost"]), (0, 0), trace)
+
+    @contextlib.contextmanager
+    def new_flows(self):
+        """One each millisecond, from before until after."""
+        over, sent = threading.Event(), []
+        with self.network.inside("client"):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+        def send():
+            for port in range(1024, 65536):
+                if over.wait(0.001):
+                    break
+                sender.sendto(b"x", (SERVER[4], port))
+                sent.append(port)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield sent
+        finally:
+            over.set()
+            thread.join()
+            sender.close()
 
     def test_legacy_where_the_end_of_children_is_ignored(self):
         """As some programs start theirs: then the kernel does not say how a program has ended."""
