@@ -4,6 +4,7 @@
 
 use super::Removal;
 use super::state::{self, Leftover};
+use super::trace_target;
 use super::watchdog::{self, Errand};
 use crate::error::{Error, Result};
 use crate::limits::{TRACE_KEY_TIMEOUT_MS, TRACE_RATE_LEGACY_MAX};
@@ -203,6 +204,11 @@ impl Chain {
             return Err(Error::failed(doing, cause, "run it as root"));
         }
         state::could_be_written_down()?;
+        if self.purpose == Purpose::Trace {
+            if let Some(cause) = trace_target::foreseen_refusal() {
+                return Err(Error::failed(doing, cause, trace_target::ADVICE));
+            }
+        }
         if xtables::loaded_tables(self.ipv6).contains(&self.table) {
             let Ok(table) = xtables::table(self.ipv6, &self.table) else {
                 return Ok(()); // the program reads it in its own way
@@ -240,7 +246,13 @@ impl Chain {
     pub fn create_trace(&self, rate: u32, everything: bool) -> Result<()> {
         let rule = trace_rule(rate, everything);
         let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
-        self.make(&rule)
+        self.make(&rule).map_err(|error| {
+            let said = error.to_string();
+            match trace_target::refusal(&said) {
+                Some(cause) => Error::failed(said, cause, trace_target::ADVICE),
+                None => error,
+            }
+        })
     }
 
     fn make(&self, rule: &[&str]) -> Result<()> {

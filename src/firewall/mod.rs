@@ -11,6 +11,7 @@ pub mod prospect;
 pub mod rules;
 pub mod ruleset;
 pub mod state;
+pub mod trace_target;
 pub mod usage;
 pub mod watchdog;
 

@@ -43,6 +43,8 @@ pub const CTNETLINK: Part = part("nf_conntrack_netlink", &["ctnetlink_dump_table
 pub const NF_TABLES: Part = part("nf_tables", &["nft_register_expr"]);
 /// NFLOG.
 pub const NFLOG: Part = part("nfnetlink_log", &["nfulnl_log_packet"]);
+/// What writes to the kernel's own log.
+pub const NF_LOG_SYSLOG: Part = part("nf_log_syslog", &["nf_log_ip_packet"]);
 /// The legacy tables of IPv4.
 pub const IP_TABLES: Part = part("ip_tables", &["ipt_register_table"]);
 /// The legacy tables of IPv6.
@@ -66,12 +68,13 @@ pub const KPROBE_EVENTS: Part = part("", &["kprobe_dispatcher"]);
 /// Programs in the kernel.
 pub const BPF: Part = part("", &["bpf_prog_put"]);
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     NFNETLINK,
     NF_CONNTRACK,
     CTNETLINK,
     NF_TABLES,
     NFLOG,
+    NF_LOG_SYSLOG,
     IP_TABLES,
     IP6_TABLES,
     IPTABLE_RAW,

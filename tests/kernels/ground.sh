@@ -58,6 +58,7 @@ network_up() {
 	echo 1 >/proc/sys/net/ipv4/ip_forward
 	echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 	modprobe -q nf_conntrack
+	modprobe -q nf_log_syslog # which the target TRACE wants, and busybox does not load with it: see logger.sh
 	echo 1 >/proc/sys/net/netfilter/nf_conntrack_acct
 	wait_for "the network" in_client ping -c 1 -W 1 $server_6
 	in_client ping -c 1 -W 1 $server_4

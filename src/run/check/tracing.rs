@@ -4,6 +4,7 @@ use super::foreseen::Foreseen;
 use super::place::process;
 use crate::firewall::nf_log;
 use crate::firewall::prospect::Basis;
+use crate::firewall::trace_target;
 use crate::owner::sockets::holder_of_port_id;
 use crate::report::checkup::{Line, State};
 use crate::sys::modules::{NFLOG, Presence};
@@ -16,7 +17,11 @@ pub(super) fn lines(foreseen: &Foreseen) -> Vec<Line> {
 fn rung(foreseen: &Foreseen) -> Line {
     const NAME: &str = "trace";
     match &foreseen.trace {
-        Err(error) => Line::new(NAME, State::Missing, error.to_string()),
+        Err(error) => {
+            let detail = error.to_string();
+            let advice = without_logger(&detail).unwrap_or_default();
+            Line::new(NAME, State::Missing, detail).advise(advice)
+        }
         Ok(found) => {
             let prospect = &found.prospect;
             let how = match prospect.basis {
@@ -32,8 +37,11 @@ fn rung(foreseen: &Foreseen) -> Line {
                 "none" if !Right::NetAdmin.is_ours() => {
                     Line::new(NAME, State::Unknown, detail).advise("run it as root")
                 }
-                "none" => Line::new(NAME, State::Missing, detail)
-                    .advise("nf_tables (Linux 3.13), or iptables-legacy with the table raw"),
+                "none" => {
+                    let advice = without_logger(&detail)
+                        .unwrap_or("nf_tables (Linux 3.13), or iptables-legacy with the table raw");
+                    Line::new(NAME, State::Missing, detail).advise(advice)
+                }
                 "nft-owned" => Line::new(NAME, State::Ok, detail),
                 _ => Line::new(NAME, State::Degraded, detail)
                     .advise("nothing has to be done: its watchdog cleans up after a kill -9"),
@@ -41,6 +49,12 @@ fn rung(foreseen: &Foreseen) -> Line {
             line.on(prospect.rung)
         }
     }
+}
+
+/// What to do where the target TRACE lacks its logger.
+fn without_logger(detail: &str) -> Option<&'static str> {
+    let advice = trace_target::ADVICE;
+    detail.contains(advice).then_some(advice)
 }
 
 /// Whether the rules of legacy tables would be told of.
