@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod firewall;
 pub mod flow;
+pub mod hashing;
 pub mod limits;
 pub mod owner;
 pub mod report;

@@ -23,11 +23,11 @@ use super::ruleset::{FoundRule, Ruleset};
 use crate::event::Station;
 use crate::flow::path::{StepId, Ways};
 use crate::flow::sweep::InUse;
+use crate::hashing::HashMap;
 use crate::limits::HITS_REMEMBERED;
 use crate::wire::attr::{Attributes, be32_of};
 use crate::wire::kernel::*;
 use crate::wire::nftables::{attribute_of, text_of};
-use std::collections::HashMap;
 
 /// What a hit was resolved to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 
 use super::sweep::Pace;
 use crate::event::step::Step;
+use crate::hashing::HashMap;
 use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEP_TEXTS_LEN_MAX, STEPS_MAX};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A step's number.
@@ -67,10 +67,10 @@ impl Ways {
     pub fn new(room: Room) -> Ways {
         Ways {
             steps: Vec::new(),
-            step_ids: HashMap::new(),
+            step_ids: HashMap::default(),
             free_steps: Vec::new(),
             paths: Vec::new(),
-            path_ids: HashMap::new(),
+            path_ids: HashMap::default(),
             free_paths: Vec::new(),
             text_len: 0,
             room,
