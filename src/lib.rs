@@ -12,6 +12,7 @@ pub mod cli;
 pub mod counters;
 pub mod error;
 pub mod event;
+pub mod features;
 pub mod firewall;
 pub mod flow;
 pub mod hashing;

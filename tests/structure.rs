@@ -70,16 +70,17 @@ fn uses(text: &str) -> Vec<String> {
 fn allowed(room: &str) -> Option<&'static [&'static str]> {
     Some(match room {
         "wire" | "limits" | "error" | "counters" | "hashing" => &[],
+        "features" => &["error"],
         "event" => &["wire"],
         "flow" => &["event", "wire", "counters", "hashing", "limits"],
         "report" => &["flow", "event", "wire", "counters", "hashing", "limits"],
         "sys" => &["limits"],
         "firewall" => &[
-            "sys", "wire", "event", "flow", "error", "hashing", "limits",
+            "sys", "wire", "event", "flow", "error", "features", "hashing", "limits",
         ],
         "owner" => &["sys", "wire", "error", "hashing", "limits"],
         "cli" => &[
-            "error", "firewall", "flow", "limits", "owner", "report", "wire",
+            "error", "features", "firewall", "flow", "limits", "owner", "report", "wire",
         ],
         _ => return None,
     })

@@ -4,6 +4,7 @@ use super::log;
 use super::output::Destination;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
+use crate::features;
 use crate::flow::filter::Filter;
 use crate::hashing::HashMap;
 use crate::report::blame::{self, Blame, DeniedFlow, Line, Unusable};
@@ -27,6 +28,7 @@ const MAKE_IT: &str = "make it with 'conntracker -t -e --format json'";
 
 /// Reads the report and writes which rules denied flows. Returns the exit status.
 pub fn run(file: &Path, options: &Options) -> Result<u8> {
+    features::Trace::needed_by("blame")?;
     let shown = if file == Path::new("-") {
         "stdin".into()
     } else {

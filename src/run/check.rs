@@ -18,12 +18,14 @@ mod tracing;
 
 use crate::cli::Options;
 use crate::error::{EXIT_FAILED, Error, Result};
+use crate::features;
 use crate::report::checkup;
 use foreseen::Foreseen;
 use std::io::{self, Write};
 
 /// Prints the table. Returns the exit status: 0 when the main job works.
 pub fn run(options: &Options) -> Result<u8> {
+    features::Check::needed_by("check")?;
     let foreseen = Foreseen::of(options);
     let mut lines = machine::lines(options);
     lines.extend(conntrack::lines(options, &foreseen));

@@ -9,6 +9,7 @@ use super::check::place::{fitness, process};
 use super::source::{groups, wanted_buffer};
 use crate::cli::{Activation, Options, Output};
 use crate::error::{EXIT_FAILED, Result};
+use crate::features;
 use crate::firewall::activation::Idle;
 use crate::firewall::prospect::Prospect;
 use crate::firewall::state::{StateFile, could_be_written_down};
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 /// Prints what would be done, one line each. Returns the exit status.
 pub fn run(options: &Options) -> Result<u8> {
+    features::Check::needed_by("--dry-run")?;
     let foreseen = Foreseen::of(options);
     let mut plan = Plan::default();
     if !machine::is_root() {
