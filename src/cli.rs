@@ -1,6 +1,7 @@
 //! The command line as plain values; opens nothing, reads nothing.
 
 use crate::error::{Error, Result};
+use crate::features;
 pub use crate::firewall::activation::Activation;
 pub use crate::firewall::instrument::Rung;
 use crate::flow::filter::Filter;
@@ -13,10 +14,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 use value::*;
 
+mod built;
 mod value;
 
 /// What `--help` prints.
 pub const HELP: &str = include_str!("help.txt");
+
+/// What `--version` prints: also what this build lacks.
+pub fn version() -> String {
+    let mut text = concat!("conntracker ", env!("CARGO_PKG_VERSION"), "\n").to_owned();
+    let left_out: Vec<&str> = features::left_out().collect();
+    if !left_out.is_empty() {
+        text += &format!("built without the features {}\n", left_out.join(", "));
+    }
+    text
+}
 
 /// Where the report goes when `-o` does not say.
 pub const OUTPUT_DEFAULT: &str = "/tmp/conntracker.log";
@@ -164,10 +176,14 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
             Short(letter) => format!("-{letter}"),
             Long(name) => format!("--{name}"),
             Value(word) => {
+                if let (Word::Capture, Some(word)) = (&command, word.to_str()) {
+                    built::allow(word)?;
+                }
                 command = command.take(word, &mut options)?;
                 continue;
             }
         };
+        built::allow(&name)?;
         match name.as_str() {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
@@ -334,5 +350,12 @@ fn word(parser: &mut lexopt::Parser) -> Result<String> {
         .map_err(|word| Error::usage(format_args!("{word:?} is not text")))
 }
 
-#[cfg(test)]
+#[cfg(all(
+    test,
+    feature = "owners",
+    feature = "trace",
+    feature = "daemon",
+    feature = "record",
+    feature = "check"
+))]
 mod tests;

@@ -27,9 +27,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command, told: &Told) -> Result<u8> {
     match command {
         Command::Help => run::log::print(cli::HELP),
-        Command::Version => {
-            run::log::print(concat!("conntracker ", env!("CARGO_PKG_VERSION"), "\n"))
-        }
+        Command::Version => run::log::print(&cli::version()),
         Command::Capture(options) | Command::Blame(options) if options.dry_run => {
             run::dry_run::run(&options)
         }

@@ -1,4 +1,5 @@
 //! Recording in, report out: one diff to read. `UPDATE_GOLDEN=1` writes the expected reports anew.
+#![cfg(feature = "record")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,7 @@ fn a_recording_cut_short_gives_what_it_has() {
 }
 
 #[test]
+#[cfg(feature = "trace")]
 fn traced_paths_and_the_rules_that_denied() {
     check("traced.ctrecord", "traced.txt", &[]);
     check("traced.ctrecord", "traced.json", &["--format", "json"]);
@@ -130,6 +132,7 @@ fn traced_paths_and_the_rules_that_denied() {
 }
 
 #[test]
+#[cfg(feature = "owners")]
 fn processes_at_the_ends_of_flows() {
     check("owned.ctrecord", "owned.txt", &[]);
     check("owned.ctrecord", "owned.json", &["--format", "json"]);

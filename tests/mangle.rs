@@ -13,7 +13,6 @@ use conntracker::report::{
 use conntracker::run::input::{Input, What};
 use conntracker::run::pipeline::Pipeline;
 use conntracker::run::recording::Recording;
-use conntracker::run::trace_input::TraceInput;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -198,89 +197,96 @@ fn read_through(bytes: &[u8]) {
     }
 }
 
-/// What tracing brings in, of each kind and length: hits, lines, rules, tables and their texts.
-fn traces() -> Vec<(Vec<u8>, usize)> {
-    let mut kept: Vec<(Vec<u8>, usize)> = Vec::new();
-    for (_, bytes) in fixtures() {
+#[cfg(feature = "trace")]
+mod traced {
+    use super::*;
+    use conntracker::run::trace_input::TraceInput;
+
+    /// What tracing brings in, of each kind and length: hits, lines, rules, tables and their texts.
+    fn traces() -> Vec<(Vec<u8>, usize)> {
+        let mut kept: Vec<(Vec<u8>, usize)> = Vec::new();
+        for (_, bytes) in fixtures() {
+            let mut recording = Recording::new(bytes.as_slice()).unwrap();
+            while let Some(input) = recording.read().unwrap() {
+                let (bytes, kind) = match input.what {
+                    What::Trace(TraceInput::Nft(bytes)) => (bytes, 0),
+                    What::Trace(TraceInput::Log(bytes)) => (bytes, 1),
+                    What::Trace(TraceInput::Rules(bytes)) => (bytes, 2),
+                    What::Trace(TraceInput::Legacy { content, .. }) => (content, 3),
+                    What::Trace(TraceInput::Saved { text, .. }) => (text, 4),
+                    _ => continue,
+                };
+                let bytes = &bytes[..bytes.len().min(MANGLED_LEN)];
+                let same =
+                    |(other, of): &(Vec<u8>, usize)| *of == kind && other.len() == bytes.len();
+                if !kept.iter().any(same) {
+                    kept.push((bytes.to_vec(), kind));
+                }
+            }
+        }
+        let count = |kind| kept.iter().filter(|(_, of)| *of == kind).count();
+        assert!((0..5).all(|kind| count(kind) >= 2), "some of each kind");
+        kept
+    }
+
+    fn trace_input(bytes: &[u8], kind: usize) -> TraceInput<'_> {
+        let (ipv6, name) = (false, "filter");
+        match kind {
+            0 => TraceInput::Nft(bytes),
+            1 => TraceInput::Log(bytes),
+            2 => TraceInput::Rules(bytes),
+            3 => TraceInput::Legacy {
+                ipv6,
+                name,
+                content: bytes,
+            },
+            _ => TraceInput::Saved {
+                ipv6,
+                name,
+                text: bytes,
+            },
+        }
+    }
+
+    /// The rules of the recording are known, as they are when damage comes.
+    fn traced_pipeline() -> Pipeline<'static> {
+        let mut pipeline = pipeline();
+        let (_, bytes) = fixtures()
+            .into_iter()
+            .find(|(name, _)| name == "traced.ctrecord")
+            .unwrap();
         let mut recording = Recording::new(bytes.as_slice()).unwrap();
         while let Some(input) = recording.read().unwrap() {
-            let (bytes, kind) = match input.what {
-                What::Trace(TraceInput::Nft(bytes)) => (bytes, 0),
-                What::Trace(TraceInput::Log(bytes)) => (bytes, 1),
-                What::Trace(TraceInput::Rules(bytes)) => (bytes, 2),
-                What::Trace(TraceInput::Legacy { content, .. }) => (content, 3),
-                What::Trace(TraceInput::Saved { text, .. }) => (text, 4),
-                _ => continue,
-            };
-            let bytes = &bytes[..bytes.len().min(MANGLED_LEN)];
-            let same = |(other, of): &(Vec<u8>, usize)| *of == kind && other.len() == bytes.len();
-            if !kept.iter().any(same) {
-                kept.push((bytes.to_vec(), kind));
+            if matches!(input.what, What::Trace(_)) {
+                pipeline.take(&input);
             }
         }
+        pipeline
     }
-    let count = |kind| kept.iter().filter(|(_, of)| *of == kind).count();
-    assert!((0..5).all(|kind| count(kind) >= 2), "some of each kind");
-    kept
-}
 
-fn trace_input(bytes: &[u8], kind: usize) -> TraceInput<'_> {
-    let (ipv6, name) = (false, "filter");
-    match kind {
-        0 => TraceInput::Nft(bytes),
-        1 => TraceInput::Log(bytes),
-        2 => TraceInput::Rules(bytes),
-        3 => TraceInput::Legacy {
-            ipv6,
-            name,
-            content: bytes,
-        },
-        _ => TraceInput::Saved {
-            ipv6,
-            name,
-            text: bytes,
-        },
-    }
-}
-
-/// The rules of the recording are known, as they are when damage comes.
-fn traced_pipeline() -> Pipeline<'static> {
-    let mut pipeline = pipeline();
-    let (_, bytes) = fixtures()
-        .into_iter()
-        .find(|(name, _)| name == "traced.ctrecord")
-        .unwrap();
-    let mut recording = Recording::new(bytes.as_slice()).unwrap();
-    while let Some(input) = recording.read().unwrap() {
-        if matches!(input.what, What::Trace(_)) {
-            pipeline.take(&input);
-        }
-    }
-    pipeline
-}
-
-#[test]
-fn every_damage_to_a_trace() {
-    let mut pipeline = traced_pipeline();
-    let take = |pipeline: &mut Pipeline<'_>, bytes: &[u8], kind| {
-        for input in [trace_input(bytes, kind), TraceInput::Ended] {
-            let what = What::Trace(input);
-            pipeline.take(&Input { at_ns: 3, what });
-        }
-    };
-    for (mut bytes, kind) in traces() {
-        for len in 0..bytes.len() {
-            take(&mut pipeline, &bytes[..len], kind);
-        }
-        for at in 0..bytes.len() {
-            let original = bytes[at];
-            for value in [0, 1, 2, 0x7f, 0x80, 0xff, original ^ 1, original ^ 0x20] {
-                bytes[at] = value;
-                take(&mut pipeline, &bytes, kind);
+    #[test]
+    fn every_damage_to_a_trace() {
+        let mut pipeline = traced_pipeline();
+        let take = |pipeline: &mut Pipeline<'_>, bytes: &[u8], kind| {
+            for input in [trace_input(bytes, kind), TraceInput::Ended] {
+                let what = What::Trace(input);
+                pipeline.take(&Input { at_ns: 3, what });
             }
-            bytes[at] = original;
+        };
+        for (mut bytes, kind) in traces() {
+            for len in 0..bytes.len() {
+                take(&mut pipeline, &bytes[..len], kind);
+            }
+            for at in 0..bytes.len() {
+                let original = bytes[at];
+                for value in [0, 1, 2, 0x7f, 0x80, 0xff, original ^ 1, original ^ 0x20] {
+                    bytes[at] = value;
+                    take(&mut pipeline, &bytes, kind);
+                }
+                bytes[at] = original;
+            }
+            render(&pipeline);
         }
-        render(&pipeline);
+        assert!(pipeline.counters.traced > 0 && pipeline.counters.rejected() > 0);
     }
-    assert!(pipeline.counters.traced > 0 && pipeline.counters.rejected() > 0);
 }

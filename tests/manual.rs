@@ -1,5 +1,12 @@
 //! The man page, the help and the completions know the options of the command line, all of them, and
 //! no others.
+#![cfg(all(
+    feature = "owners",
+    feature = "trace",
+    feature = "daemon",
+    feature = "record",
+    feature = "check"
+))]
 
 use conntracker::cli;
 use std::collections::BTreeSet;

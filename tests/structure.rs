@@ -69,15 +69,18 @@ fn uses(text: &str) -> Vec<String> {
 /// What each room may use, itself aside. `run` may use everything and nothing may use `run`.
 fn allowed(room: &str) -> Option<&'static [&'static str]> {
     Some(match room {
-        "wire" | "limits" | "error" | "counters" => &[],
+        "wire" | "limits" | "error" | "counters" | "hashing" => &[],
+        "features" => &["error"],
         "event" => &["wire"],
-        "flow" => &["event", "wire", "counters", "limits"],
-        "report" => &["flow", "event", "wire", "counters", "limits"],
+        "flow" => &["event", "wire", "counters", "hashing", "limits"],
+        "report" => &["flow", "event", "wire", "counters", "hashing", "limits"],
         "sys" => &["limits"],
-        "firewall" => &["sys", "wire", "event", "flow", "error", "limits"],
-        "owner" => &["sys", "wire", "error", "limits"],
+        "firewall" => &[
+            "sys", "wire", "event", "flow", "error", "features", "hashing", "limits",
+        ],
+        "owner" => &["sys", "wire", "error", "hashing", "limits"],
         "cli" => &[
-            "error", "firewall", "flow", "limits", "owner", "report", "wire",
+            "error", "features", "firewall", "flow", "limits", "owner", "report", "wire",
         ],
         _ => return None,
     })

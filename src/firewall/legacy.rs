@@ -7,6 +7,7 @@ use super::state::{self, Leftover};
 use super::trace_target;
 use super::watchdog::{self, Errand};
 use crate::error::{Error, Result};
+use crate::features;
 use crate::limits::{TRACE_KEY_TIMEOUT_MS, TRACE_RATE_LEGACY_MAX};
 use crate::sys::clock;
 use crate::sys::modules::{IP6TABLE_RAW, IPTABLE_RAW, Presence};
@@ -15,6 +16,7 @@ use crate::sys::xtables;
 use crate::wire::xtables::chains::{Hooks, Places};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use std::fmt::Display;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -157,6 +159,9 @@ impl Chain {
 
     fn place_of(purpose: Purpose, ipv6: bool) -> Result<Chain> {
         let names = programs(ipv6);
+        if features::Legacy::built().is_none() {
+            return Err(left_out(format_args!("looking for {}", names[0])));
+        }
         let program = names
             .iter()
             .find_map(|name| find_program(name))
@@ -290,6 +295,10 @@ impl Chain {
 
     /// Removes the chain where it is as we made it; packets are let out of it in any case.
     pub fn remove(&self) -> Result<Removal> {
+        if features::Legacy::built().is_none() {
+            let what = Leftover::LegacyChain(self.clone());
+            return Err(left_out(format_args!("removing {what}")));
+        }
         match watchdog::ask(&Errand::Remove(self)) {
             Some(answer) => Ok(match answer?.as_str() {
                 "NotThere" => Removal::NotThere,
@@ -353,6 +362,9 @@ impl Chain {
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {
+        if features::Legacy::built().is_none() {
+            return Err(left_out(self.doing(arguments)));
+        }
         let child = Command::new(&self.program)
             .args(["-w", "-t", &self.table])
             .args(arguments)
@@ -378,6 +390,7 @@ pub fn saved(ipv6: bool, table: &str) -> Option<String> {
 }
 
 pub(super) fn saved_here(ipv6: bool, table: &str) -> Option<String> {
+    features::Legacy::built()?;
     static PROGRAMS: [OnceLock<Option<PathBuf>>; 2] = [const { OnceLock::new() }; 2];
     if !xtables::loaded_tables(ipv6)
         .iter()
@@ -404,6 +417,12 @@ pub(super) fn saved_here(ipv6: bool, table: &str) -> Option<String> {
     let output = child.and_then(bounded).ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     output.status.success().then(|| text.into_owned())
+}
+
+/// What is said where something has to be run that this build does not run.
+fn left_out(doing: impl Display) -> Error {
+    const LEFT_OUT: &str = "this build runs no iptables (built without the feature `legacy`)";
+    Error::failed(doing, LEFT_OUT, "")
 }
 
 /// Waits for the program, which itself waits for the lock of all iptables programs; somebody who

@@ -11,12 +11,12 @@ mod text;
 mod verdict;
 
 use crate::event::step::{RuleText, StepKind, Verdict};
+use crate::hashing::HashMap;
 use crate::sys::xtables::RawTable;
 use crate::wire::attr::BrokenFraming;
 use crate::wire::xtables::chains::{Hooks, Places};
 use crate::wire::xtables::{Entries, Entry, Target, until_nul};
 use listing::Listing;
-use std::collections::HashMap;
 
 /// A table as it was at one time.
 #[derive(Clone, Debug)]
@@ -66,8 +66,8 @@ impl LegacyTable {
             name: name.into(),
             entries: raw.entries.clone(),
             content: content(ipv6, name, raw),
-            chains: HashMap::new(),
-            heads: HashMap::new(),
+            chains: HashMap::default(),
+            heads: HashMap::default(),
         };
         let entry_count = Entries::new(&raw.entries, ipv6).count();
         if usize::try_from(raw.entry_count) != Ok(entry_count) {

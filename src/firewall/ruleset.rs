@@ -3,11 +3,11 @@
 
 use super::nft;
 use super::nft_rule::Set;
+use crate::hashing::HashMap;
 use crate::limits::RULES_LEN_MAX;
 use crate::wire::attr::{Attributes, be32_of, be64_of};
 use crate::wire::kernel::*;
 use crate::wire::nftables::{attribute_of, text_of};
-use std::collections::HashMap;
 use std::ops::Range;
 
 /// A generation of the ruleset.

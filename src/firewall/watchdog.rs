@@ -6,6 +6,7 @@ use super::activation;
 use super::legacy::{self, Chain};
 use super::state::{self, Leftover};
 use crate::error::{Error, Result};
+use crate::features;
 use crate::sys::instance;
 use crate::sys::privileges::{self, Capabilities};
 use crate::sys::watchdog::{self, Duties, Line};
@@ -48,6 +49,7 @@ impl Watchdog {
     }
 
     fn with(orphaned: fn()) -> io::Result<Watchdog> {
+        features::Legacy::built().ok_or(io::ErrorKind::Unsupported)?; // it runs programs
         let watchdog = watchdog::Watchdog::start(Duties {
             confine,
             serve,

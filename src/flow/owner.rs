@@ -2,8 +2,8 @@
 //! Numbers begin at 1, and 0 is "none". A number whose process no flow holds any more can be given
 //! again: a firewall that runs for months sees more processes than there is room for.
 
+use crate::hashing::HashMap;
 use crate::limits::{OWNER_TEXTS_LEN_MAX, OWNERS_MAX};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A process's number.

@@ -5,8 +5,9 @@
 
 use super::sweep::Pace;
 use crate::event::step::Step;
+use crate::hashing::HashMap;
 use crate::limits::{PATHS_MAX, RULE_TEXT_MAX, STEP_TEXTS_LEN_MAX, STEPS_MAX};
-use std::collections::HashMap;
+use std::collections;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
@@ -34,7 +35,7 @@ pub struct Ways {
     pub(super) step_ids: HashMap<Rc<Step>, StepId>,
     pub(super) free_steps: Vec<StepId>,
     pub(super) paths: Vec<Option<Rc<[StepId]>>>,
-    pub(super) path_ids: HashMap<Rc<[StepId]>, PathId, BuildHasherDefault<PathHasher>>,
+    pub(super) path_ids: collections::HashMap<Rc<[StepId]>, PathId, BuildHasherDefault<PathHasher>>,
     pub(super) free_paths: Vec<PathId>,
     /// Bytes of the texts of all steps.
     pub(super) text_len: usize,
@@ -97,10 +98,10 @@ impl Ways {
     pub fn new(room: Room) -> Ways {
         Ways {
             steps: Vec::new(),
-            step_ids: HashMap::new(),
+            step_ids: HashMap::default(),
             free_steps: Vec::new(),
             paths: Vec::new(),
-            path_ids: HashMap::default(),
+            path_ids: collections::HashMap::default(),
             free_paths: Vec::new(),
             text_len: 0,
             room,

@@ -10,8 +10,8 @@
 
 use super::path::{PathId, StepId, Ways, at, key, text_len};
 use crate::event::step::{Step, StepKind};
+use crate::hashing::HashMap;
 use crate::limits::{WAYS_AMPLE_SHARE, WAYS_SPARE_SHARE};
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 /// What was taken, or asked for in vain, since the last sweep.
@@ -103,7 +103,7 @@ impl Ways {
         }
         // A rule's count must not fall because one of its handles is forgotten: another one inherits.
         let hasher = RandomState::new();
-        let mut heirs = HashMap::new();
+        let mut heirs = HashMap::default();
         if !gone.is_empty() {
             for (at, known) in self.steps.iter().enumerate() {
                 let Some(known) = known else { continue };

@@ -30,9 +30,9 @@ impl Bench {
             ways: Ways::new(room),
             flows: vec![None; flows],
             open: Vec::new(),
-            steps: HashMap::new(),
+            steps: HashMap::default(),
             handle: 0,
-            hits: HashMap::new(),
+            hits: HashMap::default(),
             sweeps: 0,
         }
     }

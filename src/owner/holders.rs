@@ -3,10 +3,11 @@
 //! says so; and what is read anew is limited to a share of the time, however many sockets are asked for.
 
 use super::process::Folder;
+use crate::hashing::{HashMap, HashSet};
 use crate::limits::{ANCESTORS_MAX, HOLDINGS_MAX, UNHELD_MAX, UNHELD_PAUSE, WALK_FACTOR};
 use crate::sys::clock;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -65,8 +66,8 @@ impl Holders {
     pub fn new() -> Holders {
         Holders {
             holdings: BTreeSet::new(),
-            pids: HashSet::new(),
-            unheld: HashMap::new(),
+            pids: HashSet::default(),
+            unheld: HashMap::default(),
             busy: Vec::new(),
             new_pids: Pace::default(),
             near: Pace::default(),

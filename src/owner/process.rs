@@ -4,13 +4,13 @@
 //! All files of one process are read through one descriptor of its folder: once the process is gone
 //! they are gone with it, and another process that gets the number cannot be mixed in.
 
+use crate::hashing::HashMap;
 use crate::limits::{
     CMDLINE_LEN_MAX, PROC_FILE_LEN_MAX, PROCESS_TRUST, PROCESSES_CACHED, THREAD_NAMES_KNOWN,
 };
 use crate::sys::clock;
 use crate::wire::probe::COMM_LEN;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat, readlinkat};
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -243,7 +243,7 @@ impl Cache {
     /// Remembers this many, at least one.
     pub fn with_capacity(capacity: usize) -> Cache {
         Cache {
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             capacity: capacity.max(1),
             looks: 0,
         }

@@ -2,6 +2,7 @@
 
 use super::exchange::{Answer, Exchange};
 use super::holders::Pace;
+use crate::hashing::HashMap;
 use crate::limits::{SEED_SOCKETS_MAX, SHARED_PORTS_MAX, SHARED_TRUST, SHARERS_MAX};
 use crate::sys::clock;
 use crate::sys::netlink::Family;
@@ -12,7 +13,6 @@ use crate::wire::kernel::{
 };
 use crate::wire::proc_net;
 use crate::wire::sock_diag::{Socket, all_states_but, dump_request, exact_request, parse};
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
@@ -37,9 +37,9 @@ impl Tables {
     pub fn new() -> Tables {
         Tables {
             exchange: Exchange::new(Family::SockDiag),
-            has_diag: HashMap::new(),
-            by_port: HashMap::new(),
-            shared: HashMap::new(),
+            has_diag: HashMap::default(),
+            by_port: HashMap::default(),
+            shared: HashMap::default(),
             copy: Vec::new(),
             copied: Pace::default(),
         }

@@ -1,9 +1,9 @@
 //! Names of users, from /etc/passwd (passwd(5)) as it stands. The name services of the C library are
 //! not asked: a static binary has none, and they may want the network that is being watched.
 
+use crate::hashing::HashMap;
 use crate::limits::{PASSWD_LEN_MAX, PASSWD_PAUSE};
 use crate::sys::clock;
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -34,7 +34,7 @@ impl Users {
     pub fn new(path: &Path) -> Users {
         Users {
             path: path.to_owned(),
-            names: HashMap::new(),
+            names: HashMap::default(),
             version: None,
             next_look: Duration::ZERO,
         }
@@ -70,7 +70,7 @@ impl Users {
 
 /// Lines of "name:password:uid:gid:..."; others are skipped.
 fn parse(bytes: &[u8]) -> HashMap<u32, String> {
-    let mut names = HashMap::new();
+    let mut names = HashMap::default();
     for line in bytes.split(|byte| *byte == b'\n') {
         let mut fields = line.split(|byte| *byte == b':');
         let (Some(name), Some(uid)) = (fields.next(), fields.nth(1)) else {

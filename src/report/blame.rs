@@ -18,9 +18,10 @@ use super::{Books, Shown, order, way};
 use crate::flow::entry::Flow;
 use crate::flow::key::Side;
 use crate::flow::table::Table;
+use crate::hashing::HashMap;
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::IPPROTO_GRE;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Different sources, destinations or ports that are remembered of a rule. Whoever floods a firewall
@@ -207,7 +208,7 @@ impl Blame {
     /// What is to blame for the flows of a table.
     pub fn of_table(table: &Table, books: Books<'_>) -> Blame {
         let mut blame = Blame::default();
-        let mut steps = HashMap::new(); // there are few steps, and each has much text
+        let mut steps = HashMap::default(); // there are few steps, and each has much text
         // In the order of the report, so that a report read back says the same.
         for (place, _) in order::flows(table).iter() {
             let (flow, notes) = (table.flow(place), table.notes(place));

@@ -5,11 +5,11 @@ use crate::counters::Counters;
 use crate::event::{Claim, Evidence, Moment, Rank, Source};
 use crate::flow::owner::{Owner, OwnerId, Owners};
 use crate::flow::table::Table;
+use crate::hashing::{HashMap, HashSet};
 use crate::limits::{COOKIES_MAX, PROCESSES_TOLD_MAX};
 use crate::wire::conntrack::Tuple;
 use crate::wire::kernel::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::wire::probe::{COMM_LEN, RECORD_LEN, Record};
-use std::collections::{HashMap, HashSet};
 
 /// The parent of the kernel's own threads.
 const KTHREADD: u32 = 2;
@@ -231,7 +231,7 @@ impl Attributor {
 
     /// Forgets the owners that nothing holds.
     fn forget_unused(&mut self, table: &Table, owners: &mut Owners) {
-        let mut in_use: HashSet<OwnerId> = HashSet::new();
+        let mut in_use: HashSet<OwnerId> = HashSet::default();
         table.owners_in_use(&mut |id| {
             in_use.insert(id);
         });

@@ -4,12 +4,13 @@ use super::log;
 use super::output::Destination;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
+use crate::features;
 use crate::flow::filter::Filter;
+use crate::hashing::HashMap;
 use crate::report::blame::{self, Blame, DeniedFlow, Line, Unusable};
 use crate::report::json_value::Value;
 use crate::sys::signal::{Signals, wait};
 use rustix::event::PollFlags;
-use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
@@ -27,6 +28,7 @@ const MAKE_IT: &str = "make it with 'conntracker -t -e --format json'";
 
 /// Reads the report and writes which rules denied flows. Returns the exit status.
 pub fn run(file: &Path, options: &Options) -> Result<u8> {
+    features::Trace::needed_by("blame")?;
     let shown = if file == Path::new("-") {
         "stdin".into()
     } else {

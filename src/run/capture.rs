@@ -13,6 +13,7 @@ use super::output::Destination;
 use super::session::{Session, say};
 use crate::cli::Options;
 use crate::error::{Error, Result};
+use crate::features;
 use crate::firewall::activation;
 use crate::firewall::watchdog::Watchdog;
 use crate::sys::instance::{self, Instance};
@@ -29,8 +30,8 @@ pub fn run(options: &Options, told: &Told) -> Result<u8> {
             "replay FILE, --help and --version do not",
         ));
     }
-    if options.daemon {
-        return Daemon::run(|daemon| guarded(options, told, Some(daemon)));
+    if let Some(built) = features::Daemon::built().filter(|_| options.daemon) {
+        return Daemon::run(built, |daemon| guarded(options, told, Some(daemon)));
     }
     guarded(options, told, None)
 }
@@ -116,7 +117,7 @@ fn alone(
 
 /// What sees to it that tracing leaves nothing behind, also where this process is killed.
 fn watchdog(options: &Options) -> Option<Watchdog> {
-    if !options.trace {
+    if features::Trace::built().is_none() || !options.trace {
         return None;
     }
     match Watchdog::start() {

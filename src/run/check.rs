@@ -18,6 +18,7 @@ mod tracing;
 
 use crate::cli::Options;
 use crate::error::{EXIT_FAILED, Error, Result};
+use crate::features;
 use crate::report::block::Block;
 use crate::report::checkup;
 use foreseen::Foreseen;
@@ -25,6 +26,7 @@ use std::io::{self, Write};
 
 /// Prints the table. Returns the exit status: 0 when the main job works.
 pub fn run(options: &Options) -> Result<u8> {
+    features::Check::needed_by("check")?;
     let foreseen = Foreseen::of(options);
     let mut lines = machine::lines(options);
     lines.extend(conntrack::lines(options, &foreseen));

@@ -8,6 +8,7 @@ use super::log;
 use super::output::Destination;
 use super::trace_source::TraceSource;
 use crate::cli::Options;
+use crate::features::TraceOnly;
 use crate::firewall::{activation, watchdog};
 use crate::sys::landlock::{self, Rights};
 use crate::sys::privileges::{self, Capabilities};
@@ -41,7 +42,7 @@ pub fn confine(
     options: &Options,
     destination: &Destination,
     activation: &str,
-    trace: Option<&TraceSource>,
+    trace: Option<&TraceOnly<TraceSource>>,
 ) {
     let is_handed_over = watchdog::hand_over();
     let programs = needs_programs(activation, trace) && !is_handed_over;
@@ -75,7 +76,7 @@ pub fn confine(
 
 /// Whether iptables programs may have to be run until the end: to read the text of legacy rules, to
 /// remove a chain.
-fn needs_programs(activation: &str, trace: Option<&TraceSource>) -> bool {
+fn needs_programs(activation: &str, trace: Option<&TraceOnly<TraceSource>>) -> bool {
     let traces = trace
         .is_some_and(|trace| trace.instrument.log.is_some() || trace.instrument.rung == "legacy");
     activation == "legacy" || traces

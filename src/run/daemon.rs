@@ -5,6 +5,7 @@
 use super::log;
 use crate::cli::Options;
 use crate::error::{Error, Result};
+use crate::features;
 use crate::sys::instance::{self, Instance};
 use crate::sys::place::Place;
 use crate::sys::process::{self, Forked, Starter};
@@ -22,7 +23,10 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Does `work` in the background. Returns the exit status: to the caller, how the start went.
-    pub(super) fn run(work: impl FnOnce(&mut Daemon) -> Result<u8>) -> Result<u8> {
+    pub(super) fn run(
+        built: features::Daemon,
+        work: impl FnOnce(&mut Daemon) -> Result<u8>,
+    ) -> Result<u8> {
         const STARTING: &str = "starting the daemon";
         let null = process::open_null();
         let null = null.map_err(|error| Error::failed("opening /dev/null", error, ""))?;
@@ -40,7 +44,7 @@ impl Daemon {
             pidfile: None,
             null,
         };
-        let outcome = log::to_syslog()
+        let outcome = log::to_syslog(built)
             .map_err(|error| Error::failed("opening a socket to syslog", error, ""))
             .and_then(|()| work(&mut daemon));
         let exit_status = outcome.unwrap_or_else(|error| {

@@ -9,6 +9,7 @@ use super::check::place::{fitness, process};
 use super::source::{groups, wanted_buffer};
 use crate::cli::{Activation, Options, Output};
 use crate::error::{EXIT_FAILED, Result};
+use crate::features;
 use crate::firewall::activation::Idle;
 use crate::firewall::prospect::Prospect;
 use crate::firewall::state::{StateFile, could_be_written_down};
@@ -22,9 +23,11 @@ use crate::sys::rights::Right;
 use crate::sys::{instance, machine};
 use std::fmt::Display;
 use std::path::Path;
+use std::time::Duration;
 
 /// Prints what would be done, one line each. Returns the exit status.
 pub fn run(options: &Options) -> Result<u8> {
+    features::Check::needed_by("--dry-run")?;
     let foreseen = Foreseen::of(options);
     let mut plan = Plan::default();
     if !machine::is_root() {
@@ -311,6 +314,12 @@ fn files(options: &Options, plan: &mut Plan) {
     }
 }
 
+/// To the millisecond, with no zeros behind: numbers with a point would bring in all that writes any.
+fn seconds(duration: Duration) -> String {
+    let text = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 fn after_the_start(options: &Options, plan: &mut Plan) {
     if options.daemon {
         plan.step("send its messages to syslog (/dev/log)");
@@ -320,7 +329,7 @@ fn after_the_start(options: &Options, plan: &mut Plan) {
          system calls (seccomp), files to write (Landlock)",
     );
     let until = match options.duration {
-        Some(duration) => format!("for {} s, or ", duration.as_secs_f64()),
+        Some(duration) => format!("for {} s, or ", seconds(duration)),
         None => String::new(),
     };
     plan.step(format_args!(
@@ -354,6 +363,18 @@ fn undo(prospect: &Prospect, plan: &mut Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_told_as_it_is_given() {
+        for (milliseconds, told) in [
+            (10_000, "10"),
+            (500, "0.5"),
+            (90_250, "90.25"),
+            (1, "0.001"),
+        ] {
+            assert_eq!(seconds(Duration::from_millis(milliseconds)), told);
+        }
+    }
 
     #[test]
     fn nothing_is_done_behind_a_refusal() {

@@ -4,6 +4,7 @@ use super::follow::Follow;
 use super::output::Destination;
 use crate::cli::Options;
 use crate::error::{Error, Result};
+use crate::features;
 use crate::flow::table::Table;
 use crate::report::blame::{self, Blame};
 use crate::report::summary::Summary;
@@ -24,7 +25,7 @@ pub(super) fn write_report(
         Some(follow) => follow.finish(summary),
         None => {
             let mut sink = destination.sink(signals)?;
-            let written = if options.blame {
+            let written = if features::Trace::built().is_some() && options.blame {
                 let blame = Blame::of_table(table, books);
                 blame::write(&blame, Some(summary), options.format, &mut sink)
             } else {

@@ -3,6 +3,7 @@
 use super::input::{Input, What};
 use super::pipeline::{DumpProgress, Pipeline};
 use super::recording::Recorder;
+use crate::features::RecordOnly;
 use std::io;
 
 /// Where inputs go: into the pipeline, and into a recording where one was asked for.
@@ -11,7 +12,7 @@ pub struct Intake<'a> {
     /// The pipeline.
     pub pipeline: Pipeline<'a>,
     /// The recording.
-    pub recorder: Option<Recorder>,
+    pub recorder: Option<RecordOnly<Recorder>>,
     /// Why the recording ended early, if it did.
     pub record_error: Option<io::Error>,
 }

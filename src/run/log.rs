@@ -3,6 +3,7 @@
 
 use super::syslog::{Severity, Syslog};
 use crate::error::{Error, Result};
+use crate::features::{Daemon, DaemonOnly};
 use crate::report::steers;
 use std::fmt::{self, Write as _};
 use std::io::{self, Cursor, Write};
@@ -10,11 +11,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Where a daemon's messages go.
-static SYSLOG: Mutex<Option<Syslog>> = Mutex::new(None);
+static SYSLOG: Mutex<Option<DaemonOnly<Syslog>>> = Mutex::new(None);
 
 /// From here on messages go to syslog.
-pub fn to_syslog() -> io::Result<()> {
-    *syslog() = Some(Syslog::open()?);
+pub fn to_syslog(built: Daemon) -> io::Result<()> {
+    *syslog() = Some(built.only(Syslog::open()?));
     Ok(())
 }
 
@@ -83,7 +84,7 @@ pub fn is_syslog() -> bool {
 
 /// After what time messages that wait for syslogd want to be offered again, if any do.
 pub fn next() -> Option<Duration> {
-    syslog().as_ref().and_then(Syslog::next)
+    syslog().as_ref().and_then(|syslog| syslog.next())
 }
 
 /// Offers them.
@@ -93,7 +94,7 @@ pub fn flush() {
     }
 }
 
-fn syslog() -> MutexGuard<'static, Option<Syslog>> {
+fn syslog() -> MutexGuard<'static, Option<DaemonOnly<Syslog>>> {
     SYSLOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -5,7 +5,7 @@ pub mod attributor;
 pub mod blame;
 pub mod capture;
 pub mod check;
-#[cfg(test)]
+#[cfg(all(test, feature = "trace", feature = "owners"))]
 mod clock_tests;
 mod confine;
 mod daemon;
@@ -34,5 +34,5 @@ mod table;
 pub mod trace_input;
 mod trace_source;
 pub mod tracer;
-#[cfg(test)]
+#[cfg(all(test, feature = "trace"))]
 mod ways_tests;

@@ -10,6 +10,7 @@ use super::intake::Intake;
 use super::owner_input::{OwnerInput, Told};
 use crate::cli::Options;
 use crate::error::{Error, Result};
+use crate::hashing::HashSet;
 use crate::limits::{
     ADDRESSES_PAUSE, ASK_AGAIN, ASK_BUDGET, ASK_PAUSE, OWNER_PATIENCE, OWNER_RECORDS_AT_ONCE,
     WANTED_MAX,
@@ -24,7 +25,7 @@ use crate::owner::users::Users;
 use crate::sys::{clock, machine};
 use crate::wire::conntrack::Tuple;
 use crate::wire::probe::{RECORD_LEN, Record, Source};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +64,7 @@ impl OwnerSource {
             chosen,
             cache: Cache::default(),
             users: Users::new(Path::new("/etc/passwd")),
-            told_users: HashSet::new(),
+            told_users: HashSet::default(),
             addresses: Addresses::new(),
             sockets: SocketTable::new(),
             records: Vec::with_capacity(OWNER_RECORDS_AT_ONCE * RECORD_LEN),

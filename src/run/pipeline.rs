@@ -9,6 +9,7 @@ use super::trace_input::TraceInput;
 use super::tracer::Tracer;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
+use crate::features::{self, OwnersOnly, TraceOnly};
 use crate::flow::filter::Filter;
 use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
@@ -46,9 +47,9 @@ pub struct Pipeline<'a> {
     /// The processes that flows belong to.
     pub owners: Owners,
     /// Takes traces, where tracing is on.
-    pub tracer: Option<Tracer>,
+    pub tracer: Option<TraceOnly<Tracer>>,
     /// Takes what probes say, where attribution is on.
-    pub attributor: Option<Attributor>,
+    pub attributor: Option<OwnersOnly<Attributor>>,
     /// Whether flows that conntrack never confirmed are kept.
     pub everything: bool,
     filter: Filter,
@@ -227,10 +228,14 @@ impl<'a> Pipeline<'a> {
     }
 
     fn trace(&mut self, input: &TraceInput<'_>, at_ns: u64) {
+        let Some(built) = features::Trace::built() else {
+            return;
+        };
         if let TraceInput::Began { everything, .. } = *input {
             self.table.keep_traces();
             self.everything = everything;
-            self.tracer.get_or_insert_default();
+            self.tracer
+                .get_or_insert_with(|| built.only(Tracer::default()));
         }
         if self.ways.is_nearly_full() {
             self.sweep_ways();
@@ -307,9 +312,13 @@ impl<'a> Pipeline<'a> {
     }
 
     fn owner(&mut self, input: &OwnerInput<'_>) {
+        let Some(built) = features::Owners::built() else {
+            return;
+        };
         if let OwnerInput::Began { .. } = input {
             self.table.keep_owners();
-            self.attributor.get_or_insert_default();
+            self.attributor
+                .get_or_insert_with(|| built.only(Attributor::default()));
         }
         let Some(mut attributor) = self.attributor.take() else {
             return;

@@ -137,7 +137,7 @@ impl Recorder {
     }
 
     /// Writes out what is buffered.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub fn finish(&mut self) -> io::Result<()> {
         self.file.flush()
     }
 }

@@ -11,6 +11,7 @@ use super::recording::Recording;
 use super::table::new_table;
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
+use crate::features;
 use crate::report::summary::{Owning, Rungs, Summary, Tracing};
 use crate::sys::signal::Signals;
 use std::fmt::Display;
@@ -27,6 +28,7 @@ const RUNGS: Rungs = Rungs {
 
 /// Reads the recording and writes its report. Returns the exit status.
 pub fn run(file: &Path, options: &Options) -> Result<u8> {
+    features::Record::needed_by("replay")?;
     let mut recording = Recording::open(file).map_err(|cause| unreadable(file, &cause))?;
     log::line(format_args!(
         "recorded on Linux {}",

@@ -23,6 +23,7 @@ use super::trace_source::{TraceSource, wishes};
 use crate::cli::Options;
 use crate::error::{EXIT_INCOMPLETE, Error, Result};
 use crate::event::DumpPass;
+use crate::features::{self, OwnersOnly, TraceOnly};
 use crate::firewall::activation::{self, Activated, Idle};
 use crate::firewall::instrument::Instrument;
 use crate::limits::COALESCE;
@@ -53,8 +54,8 @@ pub(super) struct Session<'a> {
     allocations: u64,
     loss_logged: bool,
     queue: Queue,
-    trace: Option<TraceSource>,
-    owners: Option<OwnerSource>,
+    trace: Option<TraceOnly<TraceSource>>,
+    owners: Option<OwnersOnly<OwnerSource>>,
     /// A dump was read and the event queue was not empty since.
     behind_dump: bool,
     /// What was left without conntrack at the start.
@@ -79,14 +80,13 @@ impl<'a> Session<'a> {
             .map_or(AF_UNSPEC, |ipv6| if ipv6 { AF_INET6 } else { AF_INET });
         let dumper = Dumper::open(family)?;
         let table = new_table(options.capacity)?;
-        let recorder = options
-            .record
-            .as_deref()
-            .map(Recorder::create)
-            .transpose()?;
-        let owners = match options.owners {
-            true => Some(OwnerSource::open(options)?),
-            false => None,
+        let recorder = match (features::Record::built(), &options.record) {
+            (Some(built), Some(path)) => Some(built.only(Recorder::create(path)?)),
+            _ => None,
+        };
+        let owners = match features::Owners::built() {
+            Some(built) if options.owners => Some(built.only(OwnerSource::open(options)?)),
+            _ => None,
         };
         let pipeline = Pipeline::new(table, options.filter.clone(), None);
         let now = clock::monotonic();
@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
     }
 
     /// Where traces come from, if they do.
-    pub(super) fn trace(&self) -> Option<&TraceSource> {
+    pub(super) fn trace(&self) -> Option<&TraceOnly<TraceSource>> {
         self.trace.as_ref()
     }
 
@@ -141,14 +141,15 @@ impl<'a> Session<'a> {
     /// Has packets traced, where that was asked for.
     pub(super) fn begin_traces(&mut self, idle: Idle) -> Result<()> {
         let options = self.options;
-        if !options.trace {
+        let Some(built) = features::Trace::built().filter(|_| options.trace) else {
             return Ok(());
-        }
+        };
         let wishes = wishes(options, idle);
         let instrument = Instrument::start(&wishes)?;
         let lets_go = wishes.everything && wishes.conntrack && instrument.rung.starts_with("nft");
         let (everything, intake) = (options.everything, &mut self.intake);
-        self.trace = Some(TraceSource::begin(instrument, everything, lets_go, intake));
+        let trace = TraceSource::begin(instrument, everything, lets_go, intake);
+        self.trace = Some(built.only(trace));
         Ok(())
     }
 
@@ -207,7 +208,8 @@ impl<'a> Session<'a> {
         if let Some(blind) = self.blind {
             log::line(format_args!("{blind}"));
         }
-        if let Some(TraceSource { instrument, .. }) = &self.trace {
+        if let Some(trace) = &self.trace {
+            let instrument = &trace.instrument;
             let reason = instrument.why_not.as_deref().unwrap_or_default();
             let reason = if reason.is_empty() {
                 String::new()
@@ -346,8 +348,8 @@ impl<'a> Session<'a> {
     /// Which are readable: signals that end, those that ask, events, the dump, traces of nf_tables, of the legacy tables, probes.
     fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 7]> {
         let none = self.signals.fd(); // in the place of one that is not there
-        let [nft, log] = self.trace.as_ref().map_or([None; 2], TraceSource::fds);
-        let probes = self.owners.as_ref().and_then(OwnerSource::fd);
+        let [nft, log] = self.trace.as_ref().map_or([None; 2], |trace| trace.fds());
+        let probes = self.owners.as_ref().and_then(|owners| owners.fd());
         let fds = [
             none,
             self.signals.asks_fd(),
@@ -485,7 +487,7 @@ impl<'a> Session<'a> {
 
     /// How attribution works, for people.
     fn described(&self) -> String {
-        let described = self.owners.as_ref().map(OwnerSource::describe);
+        let described = self.owners.as_ref().map(|owners| owners.describe());
         described.unwrap_or_default()
     }
 
@@ -494,7 +496,7 @@ impl<'a> Session<'a> {
         let recorder = self.intake.recorder.take();
         let record_error = self.intake.record_error.take();
         let record_error =
-            record_error.or_else(|| recorder.and_then(|recorder| recorder.finish().err()));
+            record_error.or_else(|| recorder.and_then(|mut recorder| recorder.finish().err()));
         let follow = self.intake.pipeline.follow.take();
         let described = self.described();
         let summary = self.summary(self.ended - self.began, &described);

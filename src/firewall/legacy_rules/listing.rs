@@ -1,6 +1,6 @@
 //! What `iptables-legacy-save -t TABLE` prints.
 
-use std::collections::HashMap;
+use crate::hashing::HashMap;
 
 /// The part of one table.
 pub struct Listing<'a> {
@@ -19,7 +19,7 @@ pub struct ListedChain<'a> {
 impl<'a> Listing<'a> {
     /// Reads the part of a table; `None` where the text is not what it should be.
     pub fn read(table: &str, text: &'a str) -> Option<Listing<'a>> {
-        let mut chains: HashMap<&str, ListedChain<'_>> = HashMap::new();
+        let mut chains: HashMap<&str, ListedChain<'_>> = HashMap::default();
         let mut is_ours = false;
         let mut rest = text;
         while !rest.is_empty() {

@@ -10,6 +10,7 @@ use super::Session;
 use crate::cli::{Options, Output};
 use crate::error::{Error, Result};
 use crate::event::DumpPass;
+use crate::features;
 use crate::limits::{REPORT_PATIENCE, STATUS_FILE_INTERVAL};
 use crate::report::numbers;
 use crate::run::ending::write_report;
@@ -85,7 +86,9 @@ impl<'a> Life<'a> {
         destination: &'a Destination,
         told: &Told,
     ) -> Result<Life<'a>> {
+        let built = features::Daemon::built();
         let reports = match &options.output {
+            _ if built.is_none() => None,
             _ if !options.follow => Some(Reports::There(destination)),
             // What is followed has the place that its report would take.
             Output::File(path) => {
@@ -105,7 +108,7 @@ impl<'a> Life<'a> {
             numbers_due: Duration::ZERO,
             child: None,
             failing: [false; 2],
-            notify: Notify::open(told),
+            notify: built.map_or_else(Notify::default, |built| Notify::open(built, told)),
             alive_due: Duration::ZERO,
         })
     }
@@ -138,6 +141,9 @@ impl Session<'_> {
 
     /// Does what signals ask for, their end aside.
     pub(super) fn heed(&mut self, asked: Asked) {
+        if features::Daemon::built().is_none() {
+            return; // the end is not asked for here
+        }
         if asked.reopen {
             if let Some(follow) = &mut self.intake.pipeline.follow {
                 follow.reopen();
@@ -157,6 +163,9 @@ impl Session<'_> {
 
     /// Does what is due.
     pub(super) fn live(&mut self, now: Duration) -> Result<()> {
+        if features::Daemon::built().is_none() {
+            return Ok(());
+        }
         log::flush();
         let interval = self.life.notify.interval;
         if let Some(interval) = interval.filter(|_| now >= self.life.alive_due) {
