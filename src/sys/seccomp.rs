@@ -5,10 +5,18 @@
 //! kernels too. Not in it, above all: running a program, tracing or signalling another process,
 //! mounts, namespaces, modules, and memory that is executed.
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_endian = "little")
+))]
 mod calls;
 /// No list is made for this architecture.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_endian = "little")
+)))]
 mod calls {
     pub(super) const CALLS: &[super::Call] = &[];
     pub(super) const OLDER_CALLS: &[super::Call] = &[];
@@ -95,6 +103,8 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xc000_003e)
 } else if cfg!(target_arch = "aarch64") {
     Some(0xc000_00b7)
+} else if cfg!(all(target_arch = "arm", target_endian = "little")) {
+    Some(0x4000_0028)
 } else {
     None
 };
@@ -102,7 +112,7 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
 /// Numbers from here on are of the x32 ABI, which shares AUDIT_ARCH_X86_64.
 const X32: u32 = 0x4000_0000;
 
-// Offsets in struct seccomp_data; the low half of an argument comes first on both architectures.
+// Offsets in struct seccomp_data; the low half of an argument comes first on all of these architectures.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -307,7 +317,7 @@ mod tests {
         let socket = |family: libc::c_int| with(libc::SYS_socket, 0, family as u64);
         assert!(socket(libc::AF_NETLINK) && socket(libc::AF_INET6) && socket(libc::AF_UNIX));
         assert!(!socket(libc::AF_PACKET) && !socket(libc::AF_ALG) && !socket(libc::AF_VSOCK));
-        let maps = |prot: libc::c_int| with(libc::SYS_mmap, 2, prot as u64);
+        let maps = |prot: libc::c_int| with(calls::MMAP, 2, prot as u64);
         assert!(maps(libc::PROT_READ | libc::PROT_WRITE));
         assert!(!maps(libc::PROT_READ | libc::PROT_EXEC));
         assert!(!with(libc::SYS_mprotect, 2, libc::PROT_EXEC as u64));
