@@ -72,7 +72,8 @@ pub const RECEIVE_BUFFER_MEMORY_SHARE: u64 = 32;
 pub const BATCH_DATAGRAMS: usize = 64;
 
 /// Room for one event datagram. Events take 200 to 400 bytes; a longer one is counted as truncated.
-pub const EVENT_DATAGRAM_LEN: usize = 4096;
+/// Not a power of two: at equal distances of 4096 all of a batch would share a few lines of the cache.
+pub const EVENT_DATAGRAM_LEN: usize = 4096 + 64;
 
 /// Room for one dump datagram: the kernel fills at most 32 KiB.
 pub const DUMP_DATAGRAM_LEN: usize = 65_536;
@@ -98,7 +99,8 @@ pub const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a capture that follows hands on what it has buffered.
 pub const FOLLOW_BUFFER_LEN: usize = 64 << 10;
 
-/// A fold that freed less than this share of the table is not tried again for as many new flows.
+/// A fold that freed less than this share of the table is not tried again for as many new flows, and
+/// then for twice as many each time, up to the table's capacity: each sorts the whole table.
 pub const RECLAIM_SHARE: u32 = 64;
 
 /// The shortest `--every`: each report has the kernel dump its table, and forks.

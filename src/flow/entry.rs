@@ -6,6 +6,7 @@ use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{BYTES_PER_FLOW, SLOTS_PER_FLOW};
 use crate::wire::conntrack::{Entry as Conntrack, Traffic, Tuple, Zone, ZoneDirection};
 use crate::wire::kernel::IPS_SEEN_REPLY;
+use std::cmp::Ordering;
 
 /// A 48-bit counter: packets of one direction. Saturates.
 type U48 = [u16; 3];
@@ -128,20 +129,24 @@ impl Flow {
 
     /// Sets the counters, or adds to them.
     pub(super) fn set_traffic(&mut self, entry: &Conntrack, add: bool) {
-        for (side, traffic) in [entry.traffic_original, entry.traffic_reply]
-            .into_iter()
-            .enumerate()
-        {
-            let Some(traffic) = traffic else { continue };
-            let (packets, bytes) = if add {
-                (from_u48(self.packets[side]), self.bytes[side])
-            } else {
-                (0, 0)
-            };
-            self.packets[side] = to_u48(packets.saturating_add(traffic.packets));
-            self.bytes[side] = bytes.saturating_add(traffic.bytes);
-            self.set(FLAG_COUNTED, true);
+        if let Some(traffic) = &entry.traffic_original {
+            self.set_traffic_of(Side::Original, traffic, add);
         }
+        if let Some(traffic) = &entry.traffic_reply {
+            self.set_traffic_of(Side::Reply, traffic, add);
+        }
+    }
+
+    fn set_traffic_of(&mut self, side: Side, traffic: &Traffic, add: bool) {
+        let side = side as usize;
+        let (packets, bytes) = if add {
+            (from_u48(self.packets[side]), self.bytes[side])
+        } else {
+            (0, 0)
+        };
+        self.packets[side] = to_u48(packets.saturating_add(traffic.packets));
+        self.bytes[side] = bytes.saturating_add(traffic.bytes);
+        self.set(FLAG_COUNTED, true);
     }
 
     /// The kernel stamps the event a little before the entry: nobody sees a flow before it began.
@@ -337,19 +342,55 @@ impl Flow {
         self.set(FLAG_DUMP_PARITY, parity);
     }
 
-    /// The key that a side is found by.
-    pub fn key(&self, side: Side) -> Key {
+    /// The zone that holds for a side.
+    fn zone_of(&self, side: Side) -> u16 {
         let unzoned = match side {
             Side::Original => FLAG_ZONE_NOT_ORIGINAL,
             Side::Reply => FLAG_ZONE_NOT_REPLY,
         };
-        let zone = if self.flag(unzoned) { 0 } else { self.zone };
+        if self.flag(unzoned) { 0 } else { self.zone }
+    }
+
+    /// Orders flows so that those which differ only in their client port are neighbours; in no order
+    /// that means anything else.
+    pub(super) fn group_order(&self, other: &Flow) -> Ordering {
+        let group = |flow: &Flow| {
+            let [src, dst, ..] = flow.addresses.map(u128::from_ne_bytes);
+            let l4 = (flow.ports[1], flow.proto, flow.flags & FLAG_IPV6);
+            (dst, src, l4, flow.zone_of(Side::Original), flow.netns)
+        };
+        group(self).cmp(&group(other))
+    }
+
+    /// The key that a side is found by.
+    pub fn key(&self, side: Side) -> Key {
         Key {
             tuple: self.tuple(side),
-            zone,
+            zone: self.zone_of(side),
             netns: self.netns,
             folded: self.is_folded(),
             unconfirmed: self.flag(FLAG_UNCONFIRMED),
+        }
+    }
+
+    /// Whether a side is found by this key.
+    pub(super) fn has_key(&self, side: Side, key: &Key) -> bool {
+        let at = 2 * side as usize;
+        let tuple = &key.tuple;
+        self.addresses[at] == tuple.src
+            && self.addresses[at + 1] == tuple.dst
+            && [self.ports[at], self.ports[at + 1]] == [tuple.sport, tuple.dport]
+            && self.key(side) == *key
+    }
+
+    /// The sides under which it is indexed: a folded entry and one that only a trace told of are found by
+    /// their original side only, and a flow whose two keys are equal has one slot.
+    pub(super) fn sides(&self) -> &'static [Side] {
+        let one_sided = self.is_folded() || self.flag(FLAG_UNCONFIRMED);
+        if one_sided || self.has_key(Side::Reply, &self.key(Side::Original)) {
+            &[Side::Original]
+        } else {
+            &[Side::Original, Side::Reply]
         }
     }
 

@@ -23,9 +23,8 @@ impl Index {
         }
     }
 
-    /// The place and side that a key leads to.
-    pub(super) fn find(&self, flows: &[Flow], key: &Key) -> Option<(u32, Side)> {
-        let hash = self.hasher.hash(key);
+    /// The place and side that a key leads to, whose hash is `hash`.
+    pub(super) fn find(&self, flows: &[Flow], key: &Key, hash: u64) -> Option<(u32, Side)> {
         let mut at = self.home(hash);
         loop {
             let slot = self.slots[at];
@@ -34,7 +33,7 @@ impl Index {
             }
             if tag_of(slot) == tag(hash) {
                 let (place, side) = unpack(slot);
-                if flows[place as usize].key(side) == *key {
+                if flows[place as usize].has_key(side, key) {
                     return Some((place, side));
                 }
             }
@@ -42,14 +41,23 @@ impl Index {
         }
     }
 
-    /// Enters one side of a flow. No slot may lead to an equal key.
-    pub(super) fn insert(&mut self, flows: &[Flow], place: u32, side: Side) {
-        let hash = self.hasher.hash(&flows[place as usize].key(side));
+    /// Enters one side of a flow, whose key has that hash. No slot may lead to an equal key.
+    pub(super) fn insert(&mut self, place: u32, side: Side, hash: u64) {
         let mut at = self.home(hash);
         while self.slots[at] != 0 {
             at = self.after(at);
         }
         self.slots[at] = pack(hash, place, side);
+    }
+
+    /// Enters all flows that are marked as indexed, and no others.
+    pub(super) fn rebuild(&mut self, flows: &[Flow]) {
+        self.slots.fill(0);
+        for (place, flow) in (0..).zip(flows).filter(|(_, flow)| flow.is_indexed()) {
+            for side in flow.sides() {
+                self.insert(place, *side, self.hasher.hash(&flow.key(*side)));
+            }
+        }
     }
 
     /// Removes one side of a flow, whose key must be as it was when it was entered.

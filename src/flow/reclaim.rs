@@ -1,6 +1,6 @@
 //! Making room in a full table: finished flows go first, the oldest of them first; then client ports
 //! are folded, and when neither frees a place the new flow is refused. Folding sorts the whole
-//! table: it folds many flows at once, and rests for a share of the table when that freed little.
+//! table: it folds many flows at once, and rests when that freed little, longer each time.
 
 use super::entry::{Flow, Life};
 use super::key::Side;
@@ -24,14 +24,14 @@ impl Table {
             return false;
         }
         let freed = self.fold_client_ports(counters);
-        if freed < self.share() {
-            self.rest_before_fold = self.share();
+        let share = (self.capacity / RECLAIM_SHARE).max(1);
+        if freed < share {
+            self.rest_before_fold = self.next_rest.clamp(share, self.capacity);
+            self.next_rest = self.rest_before_fold.saturating_mul(2);
+        } else {
+            self.next_rest = share;
         }
         freed > 0
-    }
-
-    fn share(&self) -> u32 {
-        (self.capacity / RECLAIM_SHARE).max(1)
     }
 
     /// Removes the flow that ended first.
@@ -57,7 +57,7 @@ impl Table {
                 .map(|(place, _)| place),
         );
         let flows = &self.flows;
-        places.sort_unstable_by(|a, b| group_order(&flows[*a as usize], &flows[*b as usize]));
+        places.sort_unstable_by(|a, b| flows[*a as usize].group_order(&flows[*b as usize]));
         let mut freed = 0;
         for size in FOLD_GROUP_SIZES {
             freed += self.fold_groups(&places, size, counters);
@@ -67,6 +67,7 @@ impl Table {
         }
         places.clear();
         self.ended = VecDeque::from(places);
+        self.index.rebuild(&self.flows);
         freed
     }
 
@@ -81,7 +82,7 @@ impl Table {
             }
             let same = |place: &&u32| {
                 let other = &self.flows[**place as usize];
-                foldable(other) && group_order(flow, other) == Ordering::Equal
+                foldable(other) && flow.group_order(other) == Ordering::Equal
             };
             let len = rest.iter().take_while(same).count();
             let (group, after) = rest.split_at(len);
@@ -93,17 +94,16 @@ impl Table {
         freed
     }
 
-    /// Turns a group into one entry: the one that is there, else its first flow.
+    /// Turns a group into one entry: the one that is there, else its first flow. The index stays as it
+    /// was: it is built anew behind the last group, which costs less than to take out one after the other.
     fn fold_group(&mut self, group: &[u32], counters: &mut Counters) -> u32 {
         let key = self.flows[group[0] as usize].key(Side::Original).folded();
         let (head, absorbed) = match self.find(&key) {
             Some((head, _)) => (head, group),
             None => {
-                self.leave_index(group[0]);
                 let in_this_dump = self.flows[group[0] as usize].dump_parity() == self.dump_parity;
                 self.flows[group[0] as usize].fold(in_this_dump);
                 self.forget_owned(group[0]);
-                self.enter_index(group[0]);
                 self.folded_count += 1;
                 counters.folded += 1;
                 (group[0], &group[1..])
@@ -113,7 +113,7 @@ impl Table {
             let flow = self.flows[*place as usize];
             self.flows[head as usize].absorb(&flow, flow.dump_parity() == self.dump_parity);
             self.fold_traced(head, self.traced(*place));
-            self.leave_index(*place);
+            self.flows[*place as usize].set_indexed(false);
             self.free_place(*place);
             counters.folded += 1;
         }
@@ -127,27 +127,4 @@ fn foldable(flow: &Flow) -> bool {
         && !flow.is_folded()
         && flow.life() == Life::Live
         && (tuple.has_ports() || tuple.is_icmp())
-}
-
-/// Orders flows so that those which differ only in their client port are neighbours.
-fn group_order(a: &Flow, b: &Flow) -> Ordering {
-    let (a, b) = (a.key(Side::Original), b.key(Side::Original));
-    (
-        a.netns,
-        a.zone,
-        a.tuple.proto,
-        a.tuple.ipv6,
-        a.tuple.dport,
-        a.tuple.dst,
-        a.tuple.src,
-    )
-        .cmp(&(
-            b.netns,
-            b.zone,
-            b.tuple.proto,
-            b.tuple.ipv6,
-            b.tuple.dport,
-            b.tuple.dst,
-            b.tuple.src,
-        ))
 }

@@ -44,12 +44,30 @@ pub enum Change {
 
 /// Is told of changes as they happen, also of flows that the table has no room for.
 pub trait Observer {
+    /// Whether anything becomes of what it is told.
+    fn is_there(&self) -> bool {
+        true
+    }
+
     /// Called after the change was made.
     fn changed(&mut self, change: Change, flow: &Flow, notes: Notes);
 }
 
 impl Observer for () {
+    fn is_there(&self) -> bool {
+        false
+    }
+
     fn changed(&mut self, _: Change, _: &Flow, _: Notes) {}
+}
+
+/// The flow that an event is about, as the event has it.
+struct Candidate {
+    flow: Flow,
+    /// The hashes of its keys, by side.
+    hashes: [u64; 2],
+    /// No flow in the index has a key of it.
+    is_unknown: bool,
 }
 
 /// What the index knows of the flow that an event is about.
@@ -77,6 +95,7 @@ pub struct Table {
     pub(super) used_count: u32,
     pub(super) folded_count: u32,
     pub(super) rest_before_fold: u32,
+    pub(super) next_rest: u32,
     free: u32,
     pub(super) dump_parity: bool,
     /// Events that were queued before the last dump ended may still come.
@@ -110,6 +129,7 @@ impl Table {
             used_count: 0,
             folded_count: 0,
             rest_before_fold: 0,
+            next_rest: 0,
             free: NO_PLACE,
             dump_parity: false,
             dump_is_ahead: false,
@@ -148,16 +168,31 @@ impl Table {
 
     /// The flow and side that a key leads to.
     pub fn find(&self, key: &Key) -> Option<(u32, Side)> {
-        self.index.find(&self.flows, key)
+        self.index.find(&self.flows, key, self.hasher.hash(key))
     }
 
     /// Applies one event.
     pub fn apply(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
+        if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
+            self.note_zone(event.entry.zone.id);
+        }
+        let flow = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
+        let (original, reply) = (flow.key(Side::Original), flow.key(Side::Reply));
+        let hashes = [self.hasher.hash(&original), self.hasher.hash(&reply)];
+        let original = self.index.find(&self.flows, &original, hashes[0]);
+        let reply = self.index.find(&self.flows, &reply, hashes[1]);
+        let known = self.known(&flow, event, original, reply);
+        let mut candidate = Candidate {
+            flow,
+            hashes,
+            is_unknown: matches!(known, Known::Nothing),
+        };
+        let candidate = &mut candidate;
         match event.kind {
-            Kind::New => self.apply_new(event, counters, observer),
-            Kind::Update => self.apply_update(event, counters, observer),
-            Kind::Destroy => self.apply_destroy(event, counters, observer),
-            Kind::Dumped(_) => self.apply_dumped(event, counters, observer),
+            Kind::New => self.apply_new(candidate, known, event, counters, observer),
+            Kind::Update => self.apply_update(candidate, known, event, counters, observer),
+            Kind::Destroy => self.apply_destroy(candidate, known, event, counters, observer),
+            Kind::Dumped(_) => self.apply_dumped(candidate, known, event, counters, observer),
         }
     }
 
@@ -189,12 +224,18 @@ impl Table {
         self.dump_is_ahead = false;
     }
 
-    fn apply_new(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
-        let mut candidate = self.candidate(event);
-        if candidate.start_ns().is_none() {
-            candidate.set_start(event.at_ns);
+    fn apply_new(
+        &mut self,
+        candidate: &mut Candidate,
+        known: Known,
+        event: &Event,
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
+        if candidate.flow.start_ns().is_none() {
+            candidate.flow.set_start(event.at_ns);
         }
-        match self.known(&candidate, event) {
+        match known {
             // A dump was ahead of this event.
             Known::Same(place, Life::Live) if self.flow(place).is_ahead() => {
                 let flow = &mut self.flows[place as usize];
@@ -204,8 +245,8 @@ impl Table {
                 self.refresh(place, event);
             }
             Known::Newer => {
-                candidate.end(None);
-                self.enter_past(candidate, event, counters, observer);
+                candidate.flow.end(None);
+                self.enter_past(&candidate.flow, event, counters, observer);
             }
             // The kernel gives an id again, with its memory: then it is the same id, another flow.
             Known::Same(..) | Known::Older | Known::Nothing => {
@@ -216,12 +257,13 @@ impl Table {
 
     fn apply_update(
         &mut self,
+        candidate: &mut Candidate,
+        known: Known,
         event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let candidate = self.candidate(event);
-        match self.known(&candidate, event) {
+        match known {
             Known::Same(place, Life::Live) => self.refresh(place, event),
             Known::Newer => counters.stale += 1,
             _ => self.enter(candidate, event, Change::Existing, counters, observer),
@@ -230,12 +272,13 @@ impl Table {
 
     fn apply_destroy(
         &mut self,
+        candidate: &mut Candidate,
+        known: Known,
         event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let mut candidate = self.candidate(event);
-        match self.known(&candidate, event) {
+        match known {
             Known::Same(place, Life::Live | Life::Gone) => {
                 self.refresh(place, event);
                 self.end(place, Some(event.at_ns));
@@ -243,7 +286,7 @@ impl Table {
             }
             Known::Newer => counters.stale += 1,
             Known::Same(..) | Known::Older | Known::Nothing => {
-                candidate.end(Some(event.at_ns));
+                candidate.flow.end(Some(event.at_ns));
                 self.enter(candidate, event, Change::Ended, counters, observer);
             }
         }
@@ -251,27 +294,20 @@ impl Table {
 
     fn apply_dumped(
         &mut self,
+        candidate: &mut Candidate,
+        known: Known,
         event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let mut candidate = self.candidate(event);
-        candidate.set_ahead(true);
-        match self.known(&candidate, event) {
+        candidate.flow.set_ahead(true);
+        match known {
             Known::Same(place, Life::Live) => self.refresh(place, event),
             // Its end was ahead of the dump.
             Known::Same(place, Life::Ended) if self.flow(place).ended_since_dump() => {}
             Known::Newer => {}
             _ => self.enter(candidate, event, Change::Existing, counters, observer),
         }
-    }
-
-    fn candidate(&mut self, event: &Event) -> Flow {
-        let candidate = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
-        if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
-            self.note_zone(event.entry.zone.id);
-        }
-        candidate
     }
 
     fn note_zone(&mut self, zone: u16) {
@@ -283,7 +319,9 @@ impl Table {
     }
 
     pub(super) fn tell(&self, change: Change, place: u32, observer: &mut impl Observer) {
-        observer.changed(change, &self.flows[place as usize], self.notes(place));
+        if observer.is_there() {
+            observer.changed(change, &self.flows[place as usize], self.notes(place));
+        }
     }
 
     /// What other sources than conntrack know of the flow at a place.
@@ -294,10 +332,14 @@ impl Table {
         }
     }
 
-    /// What the index has under the keys of an event's entry.
-    fn known(&self, candidate: &Flow, event: &Event) -> Known {
-        let [original, reply] =
-            [Side::Original, Side::Reply].map(|side| self.find(&candidate.key(side)));
+    /// What those are that the index has under the keys of an event's entry.
+    fn known(
+        &self,
+        candidate: &Flow,
+        event: &Event,
+        original: Option<(u32, Side)>,
+        reply: Option<(u32, Side)>,
+    ) -> Known {
         if let Some((place, Side::Original)) = original {
             let flow = &self.flows[place as usize];
             if flow.id() == candidate.id() {
@@ -333,44 +375,53 @@ impl Table {
     /// Gives a flow that is not in the table its place, its share of a folded entry, or a refusal.
     fn enter(
         &mut self,
-        mut candidate: Flow,
+        candidate: &mut Candidate,
         event: &Event,
         change: Change,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let notes = self.adopt(&candidate, event);
-        if self.join_folded(&candidate, notes.traced, event, counters) {
-            observer.changed(change, &candidate, notes);
+        let flow = &mut candidate.flow;
+        let may_be_known = self.ownership.is_some() || self.unconfirmed_count > 0;
+        let notes = match may_be_known {
+            true => self.adopt(flow, event),
+            false => Notes::default(),
+        };
+        if self.join_folded(flow, notes.traced, event, counters) {
+            observer.changed(change, flow, notes);
             return;
         }
-        self.supersede(&candidate, observer);
-        if self.used_count == self.capacity && !self.make_room(counters) {
-            refuse(event.kind, counters);
-            observer.changed(change, &candidate, notes);
-            return;
+        if !candidate.is_unknown {
+            self.supersede(flow, observer);
         }
-        // Making room may have folded the very flows that this one belongs to.
-        if self.join_folded(&candidate, notes.traced, event, counters) {
-            observer.changed(change, &candidate, notes);
-            return;
+        if self.used_count == self.capacity {
+            if !self.make_room(counters) {
+                refuse(event.kind, counters);
+                observer.changed(change, flow, notes);
+                return;
+            }
+            // Making room may have folded the very flows that this one belongs to.
+            if self.join_folded(flow, notes.traced, event, counters) {
+                observer.changed(change, flow, notes);
+                return;
+            }
         }
-        candidate.set_dump_parity(self.dump_parity);
-        let place = self.take_place(candidate, notes);
-        self.enter_index(place);
+        flow.set_dump_parity(self.dump_parity);
+        let place = self.take_place(flow, notes);
+        self.enter_index_hashed(place, candidate.hashes);
         self.tell(change, place, observer);
     }
 
     /// Gives a flow that is over already its place, without the index: its key is another's by now.
     fn enter_past(
         &mut self,
-        candidate: Flow,
+        candidate: &Flow,
         event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let notes = self.adopt(&candidate, event);
-        observer.changed(Change::Started, &candidate, notes);
+        let notes = self.adopt(candidate, event);
+        observer.changed(Change::Started, candidate, notes);
         if self.used_count < self.capacity || self.make_room(counters) {
             self.take_place(candidate, notes);
         } else {
@@ -399,7 +450,7 @@ impl Table {
 
     /// Takes the index slots from whoever has an equal key: it has ended, seen or unseen.
     pub(super) fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
-        for side in sides(candidate) {
+        for side in candidate.sides() {
             if let Some((place, _)) = self.find(&candidate.key(*side)) {
                 self.leave_index(place);
                 if self.flows[place as usize].life() == Life::Live {
@@ -418,16 +469,16 @@ impl Table {
         flow.end(at_ns);
     }
 
-    pub(super) fn take_place(&mut self, flow: Flow, notes: Notes) -> u32 {
+    pub(super) fn take_place(&mut self, flow: &Flow, notes: Notes) -> u32 {
         self.used_count += 1;
         let place = self.free;
         let place = if place == NO_PLACE {
             debug_assert!(self.flows.len() < self.capacity as usize);
-            self.flows.push(flow);
+            self.flows.push(*flow);
             self.flows.len() as u32 - 1
         } else {
             self.free = self.flows[place as usize].next_free();
-            self.flows[place as usize] = flow;
+            self.flows[place as usize] = *flow;
             place
         };
         if flow.life() != Life::Live {
@@ -452,30 +503,27 @@ impl Table {
     }
 
     pub(super) fn enter_index(&mut self, place: u32) {
-        for side in sides(&self.flows[place as usize]) {
-            self.index.insert(&self.flows, place, *side);
+        let flow = &self.flows[place as usize];
+        let hashes = [Side::Original, Side::Reply].map(|side| self.hasher.hash(&flow.key(side)));
+        self.enter_index_hashed(place, hashes);
+    }
+
+    /// Where the hashes of its keys are known.
+    fn enter_index_hashed(&mut self, place: u32, hashes: [u64; 2]) {
+        let flow = &mut self.flows[place as usize];
+        flow.set_indexed(true);
+        for side in flow.sides() {
+            self.index.insert(place, *side, hashes[*side as usize]);
         }
-        self.flows[place as usize].set_indexed(true);
     }
 
     pub(super) fn leave_index(&mut self, place: u32) {
         if self.flows[place as usize].is_indexed() {
-            for side in sides(&self.flows[place as usize]) {
+            for side in self.flows[place as usize].sides() {
                 self.index.remove(&self.flows, place, *side);
             }
             self.flows[place as usize].set_indexed(false);
         }
-    }
-}
-
-/// The sides under which a flow is indexed: a folded entry and one that only a trace told of are
-/// found by their original side only, and a flow whose two keys are equal has one slot.
-fn sides(flow: &Flow) -> &'static [Side] {
-    let one_sided = flow.is_folded() || flow.life() == Life::Unconfirmed;
-    if one_sided || flow.key(Side::Original) == flow.key(Side::Reply) {
-        &[Side::Original]
-    } else {
-        &[Side::Original, Side::Reply]
     }
 }
 

@@ -262,7 +262,7 @@ impl Table {
         let mut traced = Traced::default();
         traced.take(packet, Side::Original);
         let owned = self.claimed(&flow, false, true);
-        let place = self.take_place(flow, Notes { traced, owned });
+        let place = self.take_place(&flow, Notes { traced, owned });
         self.enter_index(place);
         self.unconfirmed_count += 1;
         self.tell(Change::Traced, place, observer);
@@ -282,10 +282,7 @@ impl Table {
             unconfirmed: true,
             ..candidate.key(Side::Original)
         };
-        let found = (self.unconfirmed_count > 0)
-            .then(|| self.find(&key))
-            .flatten();
-        let Some((place, _)) = found else {
+        let Some((place, _)) = self.find(&key) else {
             return fresh;
         };
         let notes = self.notes(place);

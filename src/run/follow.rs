@@ -70,6 +70,10 @@ pub struct Watching<'w, 'f> {
 }
 
 impl Observer for Watching<'_, '_> {
+    fn is_there(&self) -> bool {
+        self.follow.is_some()
+    }
+
     fn changed(&mut self, change: Change, flow: &Flow, notes: Notes) {
         let Some(follow) = self.follow else { return };
         if follow.failed.is_some() {

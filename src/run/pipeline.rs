@@ -179,14 +179,21 @@ impl<'a> Pipeline<'a> {
     }
 
     fn entry(&mut self, kind: Kind, message: &Message<'_>, netns: Option<i32>, at_ns: u64) {
-        let parsed = message
+        let mut event = Event {
+            kind,
+            netns,
+            at_ns,
+            is_kernel_time: false,
+            entry: Entry::default(),
+        };
+        let entry = &mut event.entry;
+        let read = message
             .netfilter()
             .map_err(Rejected::from)
-            .and_then(|(_, attributes)| Entry::parse(attributes));
-        let entry = match parsed {
-            Ok(entry) => entry,
-            Err(reason) => return self.reject(reason, message.body),
-        };
+            .and_then(|(_, attributes)| entry.read(attributes));
+        if let Err(reason) = read {
+            return self.reject(reason, message.body);
+        }
         self.counters.flaws += u64::from(entry.flaws);
         match kind {
             Kind::New => self.counters.new += 1,
@@ -194,7 +201,7 @@ impl<'a> Pipeline<'a> {
             Kind::Destroy => self.counters.destroy += 1,
             Kind::Dumped(_) => self.counters.dumped += 1,
         }
-        if !self.filter.admits(&entry) {
+        if !self.filter.admits(entry) {
             self.counters.filtered += 1;
             return;
         }
@@ -203,13 +210,9 @@ impl<'a> Pipeline<'a> {
         } else {
             entry.event_ns
         };
-        let event = Event {
-            kind,
-            netns,
-            at_ns: kernel_time.unwrap_or(at_ns),
-            is_kernel_time: kernel_time.is_some(),
-            entry,
-        };
+        if let Some(kernel_time) = kernel_time {
+            (event.at_ns, event.is_kernel_time) = (kernel_time, true);
+        }
         let (table, counters, mut watching) = self.parts();
         table.apply(&event, counters, &mut watching);
     }

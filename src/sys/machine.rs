@@ -1,7 +1,7 @@
 //! What machine and kernel this is.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -65,12 +65,14 @@ pub fn own_netns() -> Option<u64> {
 /// Random bytes from the kernel.
 pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    if filled == N {
-        Ok(bytes)
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(filled) if filled == N => {}
+        Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        // Before Linux 3.17.
+        Err(rustix::io::Errno::NOSYS) => File::open("/dev/urandom")?.read_exact(&mut bytes)?,
+        Err(errno) => return Err(errno.into()),
     }
+    Ok(bytes)
 }
 
 /// Whether nf_tables is in this kernel now: loaded, or built in.

@@ -55,7 +55,7 @@ pub fn keep(wanted: Capabilities) -> io::Result<Capabilities> {
 /// it comes before `keep`.
 pub fn bound(wanted: Capabilities) -> io::Result<()> {
     let _ = clear_ambient_capability_set(); // before Linux 4.3 there are none
-    const LAST_OF_LINUX_3_16: u32 = 37; // CAP_AUDIT_READ
+    const LAST_OF_LINUX_3_10: u32 = 36; // CAP_BLOCK_SUSPEND
     for number in 0..u64::BITS {
         let one = Capabilities::from_bits_retain(1 << number);
         if wanted.contains(one) {
@@ -63,7 +63,7 @@ pub fn bound(wanted: Capabilities) -> io::Result<()> {
         }
         match remove_capability_from_bounding_set(one) {
             Ok(()) => {}
-            Err(rustix::io::Errno::INVAL) if number > LAST_OF_LINUX_3_16 => break, // it has no more
+            Err(rustix::io::Errno::INVAL) if number > LAST_OF_LINUX_3_10 => break, // it has no more
             Err(errno) => return Err(errno.into()),
         }
     }

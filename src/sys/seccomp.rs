@@ -25,6 +25,7 @@ mod calls {
 use super::privileges;
 use calls::{CALLS, OLDER_CALLS};
 use std::io;
+use std::ptr;
 
 /// An allowed call: its number, and what it may be called for.
 type Call = (u16, Only);
@@ -142,25 +143,29 @@ pub fn restrict() -> io::Result<()> {
     };
     // From Linux 4.17 to 5.15 a filter comes with a slower processor, unless this is said; before, the
     // kernel does not know the word.
-    let mut result = -1;
-    for flags in [libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, 0] {
-        // SAFETY: the kernel reads the program, which is alive.
-        result = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER),
-                flags,
-                &raw const program,
-            )
-        };
-        if result == 0 {
-            break;
-        }
+    let quick = set(&program, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+    match quick.or_else(|_| set(&program, 0)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => set_before_3_17(&program),
+        result => result,
     }
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+}
+
+fn set(program: &libc::sock_fprog, flags: libc::c_ulong) -> io::Result<()> {
+    let mode = libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER);
+    // SAFETY: the kernel reads the program, which is alive.
+    match unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, ptr::from_ref(program)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The older way to say it, which cannot say more.
+fn set_before_3_17(program: &libc::sock_fprog) -> io::Result<()> {
+    let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    // SAFETY: the kernel reads the program, which is alive.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, ptr::from_ref(program)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -24,14 +24,15 @@ impl<'a> Attributes<'a> {
         Attributes { rest: bytes }
     }
 
+    #[inline]
     fn step(&mut self) -> Option<(u16, &'a [u8])> {
         let (header, after) = self.rest.split_first_chunk::<NLA_HDRLEN>()?;
         let [l0, l1, t0, t1] = *header;
         let payload_len = usize::from(u16::from_ne_bytes([l0, l1])).checked_sub(NLA_HDRLEN)?;
-        let (payload, _) = after.split_at_checked(payload_len)?;
-        let padded_len = payload_len.checked_next_multiple_of(4)?;
+        let (payload, after) = after.split_at_checked(payload_len)?;
         // The last attribute may come without its padding.
-        self.rest = after.get(padded_len..).unwrap_or_default();
+        let padding_len = payload_len.wrapping_neg() & 3;
+        self.rest = after.get(padding_len..).unwrap_or_default();
         Some((u16::from_ne_bytes([t0, t1]) & NLA_TYPE_MASK, payload))
     }
 }
@@ -39,6 +40,7 @@ impl<'a> Attributes<'a> {
 impl<'a> Iterator for Attributes<'a> {
     type Item = Result<(u16, &'a [u8]), BrokenFraming>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;

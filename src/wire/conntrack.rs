@@ -8,6 +8,7 @@
 use super::attr::{Attributes, BrokenFraming, be16_of, be32_of, be64_of, u8_of};
 use super::kernel::*;
 use super::request::Request;
+use super::tuple_layout::usual;
 
 /// Why an entry could not be used at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,42 +168,57 @@ impl Entry {
     /// Reads the attributes of one IPCTNL_MSG_CT_* message.
     pub fn parse(attributes: Attributes<'_>) -> Result<Entry, Rejected> {
         let mut entry = Entry::default();
-        let (mut original, mut reply) = (None, None);
+        entry.read(attributes)?;
+        Ok(entry)
+    }
+
+    /// Reads them into an entry that holds nothing yet. What it holds after an error means nothing.
+    pub fn read(&mut self, attributes: Attributes<'_>) -> Result<(), Rejected> {
+        let (mut original, mut reply) = (Err(Rejected::NoTuple), Err(Rejected::NoTuple));
         for attribute in attributes {
             let (kind, payload) = attribute?;
             match kind {
-                CTA_TUPLE_ORIG => {
-                    original = Some(tuple(payload, &mut entry, ZoneDirection::Original))
-                }
-                CTA_TUPLE_REPLY => reply = Some(tuple(payload, &mut entry, ZoneDirection::Reply)),
-                CTA_STATUS => entry.status = entry.noted(be32_of(payload)),
-                CTA_PROTOINFO => entry.tcp_state = protoinfo(payload, &mut entry.flaws),
-                CTA_MARK => entry.mark = entry.noted(be32_of(payload)),
-                CTA_COUNTERS_ORIG => entry.traffic_original = entry.noted(counters(payload)),
-                CTA_COUNTERS_REPLY => entry.traffic_reply = entry.noted(counters(payload)),
-                CTA_ID => entry.id = entry.noted(be32_of(payload)),
+                CTA_TUPLE_ORIG => original = self.tuple(payload, ZoneDirection::Original),
+                CTA_TUPLE_REPLY => reply = self.tuple(payload, ZoneDirection::Reply),
+                CTA_STATUS => self.status = self.noted(be32_of(payload)),
+                CTA_PROTOINFO => self.tcp_state = protoinfo(payload, &mut self.flaws),
+                CTA_MARK => self.mark = self.noted(be32_of(payload)),
+                CTA_COUNTERS_ORIG => self.traffic_original = self.noted(counters(payload)),
+                CTA_COUNTERS_REPLY => self.traffic_reply = self.noted(counters(payload)),
+                CTA_ID => self.id = self.noted(be32_of(payload)),
                 CTA_ZONE => {
-                    if let Some(id) = entry.noted(be16_of(payload)) {
-                        entry.zone = Zone {
+                    if let Some(id) = self.noted(be16_of(payload)) {
+                        self.zone = Zone {
                             id,
                             direction: ZoneDirection::Both,
                         };
                     }
                 }
-                CTA_TIMESTAMP => timestamp(payload, &mut entry),
-                CTA_TIMESTAMP_EVENT => entry.event_ns = entry.noted(be64_of(payload)),
+                CTA_TIMESTAMP => timestamp(payload, self),
+                CTA_TIMESTAMP_EVENT => self.event_ns = self.noted(be64_of(payload)),
                 _ => {}
             }
         }
-        entry.original = original.ok_or(Rejected::NoTuple)??;
-        entry.reply = match reply {
-            Some(Ok(reply)) => reply,
-            _ => {
-                entry.flaw();
-                entry.original.inverse()
-            }
+        original?;
+        if reply.is_err() {
+            self.flaw();
+            self.reply = self.original.inverse();
+        }
+        Ok(())
+    }
+
+    /// CTA_TUPLE_ORIG or CTA_TUPLE_REPLY; a zone in it holds for that direction.
+    fn tuple(&mut self, payload: &[u8], direction: ZoneDirection) -> Result<(), Rejected> {
+        let tuple = match usual(payload) {
+            Some(tuple) => tuple,
+            None => tuple(payload, self, direction)?,
         };
-        Ok(entry)
+        if direction == ZoneDirection::Reply {
+            self.reply = tuple;
+        } else {
+            self.original = tuple;
+        }
+        Ok(())
     }
 
     fn flaw(&mut self) {
@@ -426,6 +442,42 @@ mod tests {
             (entry.id, entry.tcp_state, entry.mark, entry.flaws),
             (Some(7), Some(3), None, 0)
         );
+    }
+
+    /// Whatever is changed in a tuple of the usual layout, reading it in one go says what the walk
+    /// over its attributes says, or nothing.
+    #[test]
+    fn the_usual_layout_is_read_as_the_walk_reads_it() {
+        let l4: [(u16, &[u8]); 3] = [
+            (CTA_PROTO_NUM, &[17]),
+            (CTA_PROTO_SRC_PORT, &[0x9c, 0x40]),
+            (CTA_PROTO_DST_PORT, &[0, 53]),
+        ];
+        let v6: [(u16, &[u8]); 2] = [(CTA_IP_V6_SRC, &[7; 16]), (CTA_IP_V6_DST, &[8; 16])];
+        for addresses in [V4, v6] {
+            let mut request = Request::new(0, 0, 0, 0);
+            put_tuple(&mut request, CTA_TUPLE_ORIG, &addresses, &l4);
+            let whole = &request.bytes()[24..];
+            assert!(usual(whole).is_some());
+            let mut read_in_one_go = 0;
+            for at in 0..whole.len() {
+                for bit in 0..8 {
+                    let mut changed = whole.to_vec();
+                    changed[at] ^= 1 << bit;
+                    let Some(read) = usual(&changed) else {
+                        continue;
+                    };
+                    let mut walked = Entry::default();
+                    let by_walk = tuple(&changed, &mut walked, ZoneDirection::Original);
+                    assert_eq!((Ok(read), walked.flaws), (by_walk, 0), "{changed:?}");
+                    read_in_one_go += 1;
+                }
+                assert_eq!(usual(&whole[..at]), None);
+            }
+            // Each bit of the addresses, the ports, the protocol, and the seven bytes of padding.
+            let fields = 2 * addresses[0].1.len() + 2 * 2 + 1 + 7;
+            assert_eq!(read_in_one_go, 8 * fields);
+        }
     }
 
     #[test]

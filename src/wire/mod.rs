@@ -29,4 +29,5 @@ pub mod proc_net;
 pub mod request;
 pub mod sock_diag;
 pub mod socket_filter;
+mod tuple_layout;
 pub mod xtables;

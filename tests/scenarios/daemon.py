@@ -63,13 +63,14 @@ class Syslogd:
 
 
 class Daemon:
-    """A run with -d. Ends with the scenario. `small` is a folder that it finds to be a small file system, and its size."""
+    """A run with -d. Ends with the scenario. `small` is a folder that it finds to be a small file system, and its size;
+    `runner` is what runs it."""
 
-    def __init__(self, scenario, *options, pidfile="pid", side="router", log=None, small=("", ""), **popen):
+    def __init__(self, scenario, *options, pidfile="pid", side="router", log=None, small=("", ""), runner=(), **popen):
         self.scenario = scenario
         self.pidfile = scenario.path(pidfile)
         log = log or scenario.path("log")
-        wrapper = ["unshare", "--mount", "sh", "-ec", OWN_DEV, "sh", log, *small]
+        wrapper = ["unshare", "--mount", "sh", "-ec", OWN_DEV, "sh", log, *small, *runner]
         self.caller = Tool(
             scenario.network, scenario.folder, "-d", "--pidfile", self.pidfile, *options, side=side, wrapper=wrapper, **popen
         )
