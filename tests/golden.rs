@@ -1,4 +1,5 @@
 //! Recording in, report out: one diff to read. `UPDATE_GOLDEN=1` writes the expected reports anew.
+//! `CONNTRACKER_RUN` has them made by a program of another architecture: scripts/test.
 #![cfg(feature = "record")]
 
 use std::fs;
@@ -11,8 +12,18 @@ fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// The program; `CONNTRACKER_RUN` has another one, with what runs it ("qemu-arm-static PROGRAM").
+fn program() -> Command {
+    let words = std::env::var("CONNTRACKER_RUN").unwrap_or_default();
+    let mut words = words.split_whitespace();
+    let first = words.next();
+    let mut command = Command::new(first.unwrap_or(env!("CARGO_BIN_EXE_conntracker")));
+    command.args(words);
+    command
+}
+
 fn replay(recording: &Path, options: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_conntracker"));
+    let mut command = program();
     command
         .arg("replay")
         .arg(recording)

@@ -37,12 +37,11 @@ pub fn boottime() -> Duration {
 /// Wall time as the clocks of this place show it: month (0 to 11), day of the month, hour, minute,
 /// second. By /etc/localtime, which is read once.
 pub fn local_time() -> [i32; 5] {
-    let seconds = clock_gettime(ClockId::Realtime).tv_sec;
+    let seconds = clock_gettime(ClockId::Realtime).tv_sec as _; // time_t has 32 bits in some old C libraries
     let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: time_t has 64 bits wherever this is built for; localtime_r fills what it is given or leaves it
-    // as it is, and zeros are a valid `tm`.
+    // SAFETY: localtime_r fills what it is given or leaves it as it is, and zeros are a valid `tm`.
     let parts = unsafe {
-        libc::localtime_r((&raw const seconds).cast(), parts.as_mut_ptr());
+        libc::localtime_r(&raw const seconds, parts.as_mut_ptr());
         parts.assume_init()
     };
     [

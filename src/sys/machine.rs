@@ -5,10 +5,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Physical memory in bytes.
+/// Physical memory in bytes, or what one thing in a program can take of it: with 32 bits that may be less.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+    let memory = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    memory.min(isize::MAX as u64)
 }
 
 /// Whether we may do what root may.

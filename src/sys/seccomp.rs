@@ -5,10 +5,18 @@
 //! kernels too. Not in it, above all: running a program, tracing or signalling another process,
 //! mounts, namespaces, modules, and memory that is executed.
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_endian = "little")
+))]
 mod calls;
 /// No list is made for this architecture.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_endian = "little")
+)))]
 mod calls {
     pub(super) const CALLS: &[super::Call] = &[];
     pub(super) const OLDER_CALLS: &[super::Call] = &[];
@@ -96,6 +104,8 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xc000_003e)
 } else if cfg!(target_arch = "aarch64") {
     Some(0xc000_00b7)
+} else if cfg!(all(target_arch = "arm", target_endian = "little")) {
+    Some(0x4000_0028)
 } else {
     None
 };
@@ -103,7 +113,7 @@ const ARCHITECTURE: Option<u32> = if cfg!(target_arch = "x86_64") {
 /// Numbers from here on are of the x32 ABI, which shares AUDIT_ARCH_X86_64.
 const X32: u32 = 0x4000_0000;
 
-// Offsets in struct seccomp_data; the low half of an argument comes first on both architectures.
+// Offsets in struct seccomp_data; the low half of an argument comes first on all of these architectures.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -248,9 +258,9 @@ mod tests {
 
     #[test]
     fn what_is_listed_is_allowed_and_nothing_else() {
-        let listed = |number: u32| {
+        let listed = |number: u16| {
             let mut all = CALLS.iter().chain(OLDER_CALLS);
-            all.find(|(listed, _)| u32::from(*listed) == number)
+            all.find(|(listed, _)| *listed == number)
         };
         for number in 0..1024 {
             let allowed = allows(number.into(), [0; 6]);
@@ -312,7 +322,7 @@ mod tests {
         let socket = |family: libc::c_int| with(libc::SYS_socket, 0, family as u64);
         assert!(socket(libc::AF_NETLINK) && socket(libc::AF_INET6) && socket(libc::AF_UNIX));
         assert!(!socket(libc::AF_PACKET) && !socket(libc::AF_ALG) && !socket(libc::AF_VSOCK));
-        let maps = |prot: libc::c_int| with(libc::SYS_mmap, 2, prot as u64);
+        let maps = |prot: libc::c_int| with(calls::MMAP, 2, prot as u64);
         assert!(maps(libc::PROT_READ | libc::PROT_WRITE));
         assert!(!maps(libc::PROT_READ | libc::PROT_EXEC));
         assert!(!with(libc::SYS_mprotect, 2, libc::PROT_EXEC as u64));
@@ -330,10 +340,12 @@ mod tests {
         for number in [libc::SYS_tgkill, libc::SYS_tkill] {
             assert!(with(number, 0, OWN_PID.into()) && !with(number, 0, 1));
         }
-        assert!(with(libc::SYS_ioctl, 1, libc::TIOCGWINSZ));
-        assert!(!with(libc::SYS_ioctl, 1, libc::TIOCSTI));
+        let control =
+            |request: u32, upper: u64| with(libc::SYS_ioctl, 1, upper | u64::from(request));
+        assert!(control(libc::TIOCGWINSZ as u32, 0));
+        assert!(!control(libc::TIOCSTI as u32, 0));
         // Upper halves are not looked at, here as in the kernel.
-        assert!(with(libc::SYS_ioctl, 1, libc::TIOCGWINSZ | 1 << 32));
+        assert!(control(libc::TIOCGWINSZ as u32, 1 << 32));
         assert!(with(libc::SYS_bpf, 0, 3) && !with(libc::SYS_bpf, 0, 5));
         assert!(!with(libc::SYS_prctl, 0, libc::PR_SET_SECCOMP as u64));
     }

@@ -1,6 +1,6 @@
 //! Legacy rules as the kernel hands out a whole table (struct ipt_entry, struct ip6t_entry and what
 //! follows them; include/uapi/linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h,
-//! netfilter/x_tables.h; 64-bit layout, host byte order).
+//! netfilter/x_tables.h; numbers of 64 bits aligned to 8, as everywhere but on 32-bit x86; host byte order).
 //!
 //! An entry says which addresses, interfaces and protocol it is for (`selector`); matches follow it,
 //! and one target. Which chain it belongs to is said by where it stands (`chains`).

@@ -14,8 +14,9 @@ import tool
 REPOSITORY = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 APPLIANCE = os.path.join(REPOSITORY, "scripts/appliance")
 NATIVE = os.uname().machine
-FOREIGN = {"x86_64": "aarch64", "aarch64": "x86_64"}[NATIVE]
-DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
+DEBIAN_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf"}
+FOREIGN = [machine for machine in DEBIAN_NAMES if machine != NATIVE]
+QEMU_NAMES = {"armv7": "arm"}  # where it has another one
 
 
 def make(binaries, out, *options, **environment):
@@ -29,16 +30,17 @@ def make(binaries, out, *options, **environment):
 
 @functools.cache
 def binaries():
-    """A folder with both: the program under test, and what scripts/build-static made for the other architecture."""
+    """A folder with all: the program under test, and what scripts/build-static made for the other architectures."""
     kind = subprocess.run(["file", "-Lb", tool.BINARY], check=True, capture_output=True, text=True).stdout
     if "statically linked" not in kind and "static-pie linked" not in kind:
         raise unittest.SkipTest(f"packages hold static programs: --binary target/static/conntracker-{NATIVE}")
-    foreign = os.path.join(REPOSITORY, f"target/static/conntracker-{FOREIGN}")
-    if not os.path.exists(foreign):
-        raise unittest.SkipTest(f"no program for {FOREIGN}: scripts/build-static --arch {FOREIGN}")
     folder = _folder()
     shutil.copy(tool.BINARY, os.path.join(folder, f"conntracker-{NATIVE}"))
-    shutil.copy(foreign, folder)
+    for machine in FOREIGN:
+        foreign = os.path.join(REPOSITORY, f"target/static/conntracker-{machine}")
+        if not os.path.exists(foreign):
+            raise unittest.SkipTest(f"no program for {machine}: scripts/build-static --arch {machine}")
+        shutil.copy(foreign, folder)
     return folder
 
 

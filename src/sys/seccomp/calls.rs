@@ -11,6 +11,16 @@ const fn only(number: libc::c_long, only: Only) -> Call {
     (number as u16, only)
 }
 
+// Two that are called otherwise with 32 bits: arguments are words, and file offsets are not.
+#[cfg(not(target_arch = "arm"))]
+const FSTATAT: libc::c_long = libc::SYS_newfstatat;
+#[cfg(target_arch = "arm")]
+const FSTATAT: libc::c_long = libc::SYS_fstatat64;
+#[cfg(not(target_arch = "arm"))]
+pub(super) const MMAP: libc::c_long = libc::SYS_mmap;
+#[cfg(target_arch = "arm")]
+pub(super) const MMAP: libc::c_long = libc::SYS_mmap2;
+
 pub(super) const CALLS: &[Call] = &[
     // The loop: sockets, waiting, time.
     any(libc::SYS_recvmmsg),
@@ -44,7 +54,7 @@ pub(super) const CALLS: &[Call] = &[
     any(libc::SYS_pwrite64),
     any(libc::SYS_lseek),
     any(libc::SYS_fstat),
-    any(libc::SYS_newfstatat),
+    any(FSTATAT),
     any(libc::SYS_statx),
     any(libc::SYS_fstatfs),
     any(libc::SYS_faccessat),
@@ -69,7 +79,7 @@ pub(super) const CALLS: &[Call] = &[
     only(libc::SYS_bpf, Only::BpfMaps),
     // Memory.
     any(libc::SYS_brk),
-    only(libc::SYS_mmap, Only::NotExecuted),
+    only(MMAP, Only::NotExecuted),
     only(libc::SYS_mprotect, Only::NotExecuted),
     any(libc::SYS_mremap),
     any(libc::SYS_munmap),
@@ -119,5 +129,39 @@ pub(super) const OLDER_CALLS: &[Call] = &[
     any(libc::SYS_pipe),
     any(libc::SYS_fork),
 ];
-#[cfg(not(target_arch = "x86_64"))]
+/// What came with 32 bits, and was made wider in turn: where a number, a user or a time has more bits than
+/// the first form had room for. C libraries ask for the widest and go back where the kernel has none.
+#[cfg(target_arch = "arm")]
+pub(super) const OLDER_CALLS: &[Call] = &[
+    // Times of 64 bits (Linux 5.1); libc has no names for these.
+    any(403), // clock_gettime64
+    any(406), // clock_getres_time64
+    any(407), // clock_nanosleep_time64
+    any(414), // ppoll_time64
+    any(417), // recvmmsg_time64
+    any(422), // futex_time64
+    any(libc::SYS_send),
+    any(libc::SYS_recv),
+    any(libc::SYS_fcntl64),
+    any(libc::SYS__llseek),
+    any(libc::SYS_fstat64),
+    any(libc::SYS_stat64),
+    any(libc::SYS_lstat64),
+    any(libc::SYS_fstatfs64),
+    any(libc::SYS_ftruncate64),
+    any(libc::SYS_getuid32),
+    any(libc::SYS_geteuid32),
+    any(libc::SYS_poll),
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_open),
+    any(libc::SYS_access),
+    any(libc::SYS_readlink),
+    any(libc::SYS_unlink),
+    any(libc::SYS_rename),
+    any(libc::SYS_dup2),
+    any(libc::SYS_pipe),
+    any(libc::SYS_fork),
+    any(libc::SYS_sigreturn), // of a handler that is told nothing but the number
+];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "arm")))]
 pub(super) const OLDER_CALLS: &[Call] = &[];

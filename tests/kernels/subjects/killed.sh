@@ -49,7 +49,12 @@ kill_it() { # kill_it TRACE_RUNG OWNER_RUNG
 	ok "$left"
 }
 
-for each in 'nft-owned trace' 'nft-owned cgroup' 'nft kprobe' 'legacy legacy'; do
+set -- 'nft-owned trace' 'nft-owned cgroup' 'nft kprobe' 'legacy legacy'
+check -b
+case $(checked bpf detail) in
+*"built without"*) set -- "$@" 'nft-owned procfs' 'nft procfs' 'legacy procfs' ;;
+esac
+for each; do
 	# shellcheck disable=SC2086 # two words
 	(kill_it $each)
 done
