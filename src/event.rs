@@ -20,9 +20,10 @@ pub enum DumpPass {
 }
 
 /// What happened to a conntrack entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// It was confirmed: its first packet passed the firewall.
+    #[default]
     New,
     /// Its state changed.
     Update,
@@ -33,7 +34,7 @@ pub enum Kind {
 }
 
 /// One event. Fixed size, no references: it can wait, be copied and be replayed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Event {
     /// What happened.
     pub kind: Kind,

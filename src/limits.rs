@@ -82,6 +82,9 @@ pub const DUMP_DATAGRAM_LEN: usize = 65_536;
 /// and for the packet that causes it.
 pub const COALESCE: Duration = Duration::from_millis(2);
 
+/// Events that are read before the first of them is applied: enough to hide the way to their flows.
+pub const EVENTS_AHEAD: usize = 16;
+
 /// Batches read in a row before signals, timers and the dump get their turn.
 pub const BATCHES_IN_A_ROW: usize = 16;
 

@@ -8,6 +8,7 @@
 
 use super::entry::Flow;
 use super::key::{Hasher, Key, Side};
+use std::hint::black_box;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -39,6 +40,11 @@ impl Index {
             }
             at = self.after(at);
         }
+    }
+
+    /// Has the processor fetch the first slot for a hash, and does not wait for it.
+    pub(super) fn touch(&self, hash: u64) {
+        black_box(self.slots[self.home(hash)]);
     }
 
     /// Enters one side of a flow, whose key has that hash. No slot may lead to an equal key.

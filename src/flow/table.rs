@@ -23,6 +23,7 @@ use super::traced::Traced;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{CAPACITY_MAX, SLOTS_PER_FLOW};
+use crate::wire::conntrack::Tuple;
 use std::collections::VecDeque;
 
 /// What an event meant for a flow; told to an observer together with the flow.
@@ -173,12 +174,47 @@ impl Table {
 
     /// Applies one event.
     pub fn apply(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
+        self.apply_expected(event, self.expect(event), counters, observer);
+    }
+
+    /// Has the processor fetch what applying the event will look at first. Returns the hashes of the keys
+    /// of its flow, by side, which that takes.
+    pub fn expect(&self, event: &Event) -> [u64; 2] {
+        let (original_zone, reply_zone) = event.entry.zone.by_direction();
+        let (ipv6, proto) = (event.entry.original.ipv6, event.entry.original.proto);
+        // A flow has one family and one protocol, whatever is said of its reply.
+        let key = |tuple: &Tuple, zone: u16| Key {
+            tuple: Tuple {
+                ipv6,
+                proto,
+                ..*tuple
+            },
+            zone,
+            netns: event.netns.unwrap_or(-1),
+            folded: false,
+            unconfirmed: false,
+        };
+        let original = self.hasher.hash(&key(&event.entry.original, original_zone));
+        let reply = self.hasher.hash(&key(&event.entry.reply, reply_zone));
+        self.index.touch(original);
+        self.index.touch(reply);
+        [original, reply]
+    }
+
+    /// Applies one event that is expected.
+    pub fn apply_expected(
+        &mut self,
+        event: &Event,
+        hashes: [u64; 2],
+        counters: &mut Counters,
+        observer: &mut impl Observer,
+    ) {
         if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
             self.note_zone(event.entry.zone.id);
         }
         let flow = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
         let (original, reply) = (flow.key(Side::Original), flow.key(Side::Reply));
-        let hashes = [self.hasher.hash(&original), self.hasher.hash(&reply)];
+        debug_assert_eq!(hashes, [&original, &reply].map(|key| self.hasher.hash(key)));
         let original = self.index.find(&self.flows, &original, hashes[0]);
         let reply = self.index.find(&self.flows, &reply, hashes[1]);
         let known = self.known(&flow, event, original, reply);

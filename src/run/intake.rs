@@ -21,12 +21,26 @@ impl Intake<'_> {
     /// Takes one input.
     pub fn take(&mut self, at_ns: u64, what: What<'_>) -> DumpProgress {
         let input = Input { at_ns, what };
+        self.record(&input);
+        self.pipeline.take(&input)
+    }
+
+    /// Takes the events of a batch.
+    pub fn take_batch<'e>(&mut self, at_ns: u64, events: impl Iterator<Item = What<'e>>) {
+        for what in events {
+            let input = Input { at_ns, what };
+            self.record(&input);
+            self.pipeline.read_ahead(&input);
+        }
+        self.pipeline.catch_up();
+    }
+
+    fn record(&mut self, input: &Input<'_>) {
         if let Some(recorder) = &mut self.recorder {
-            if let Err(error) = recorder.write(&input) {
+            if let Err(error) = recorder.write(input) {
                 self.record_error = Some(error);
                 self.recorder = None;
             }
         }
-        self.pipeline.take(&input)
     }
 }

@@ -14,6 +14,7 @@ use crate::flow::filter::Filter;
 use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::Table;
+use crate::limits::EVENTS_AHEAD;
 use crate::report::Books;
 use crate::wire::conntrack::{Entry, Rejected, Tuple};
 use crate::wire::kernel::*;
@@ -28,6 +29,13 @@ pub enum DumpProgress {
     Done,
     /// The kernel refused it or broke it off; a positive errno.
     Failed(i32),
+}
+
+/// An event that is read and not applied yet, with the hashes of its flow's keys.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    event: Event,
+    hashes: [u64; 2],
 }
 
 const NEW_OR_UPDATE: u16 = (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_NEW;
@@ -54,6 +62,9 @@ pub struct Pipeline<'a> {
     pub everything: bool,
     filter: Filter,
     pass: DumpPass,
+    /// Events that were read, and how many of these are still to be applied.
+    ahead: Box<[Ahead]>,
+    ahead_count: usize,
     /// Whether a broken message of a kind was logged already.
     logged: [bool; 2],
 }
@@ -72,6 +83,8 @@ impl<'a> Pipeline<'a> {
             everything: false,
             filter,
             pass: DumpPass::Initial,
+            ahead: vec![Ahead::default(); EVENTS_AHEAD].into(),
+            ahead_count: 0,
             logged: [false; 2],
         }
     }
@@ -79,10 +92,21 @@ impl<'a> Pipeline<'a> {
     /// Takes one input. Says how far the dump is where the input belongs to one.
     pub fn take(&mut self, input: &Input<'_>) -> DumpProgress {
         let progress = self.apply(input);
+        self.catch_up();
+        progress
+    }
+
+    /// Reads events that others come right behind; `catch_up` behind the last of them.
+    pub fn read_ahead(&mut self, input: &Input<'_>) {
+        self.apply(input);
+    }
+
+    /// Applies what was read.
+    pub fn catch_up(&mut self) {
+        self.apply_ahead();
         if self.follow.is_some() {
             self.counters.forgotten += std::mem::take(&mut self.counters.evicted);
         }
-        progress
     }
 
     fn apply(&mut self, input: &Input<'_>) -> DumpProgress {
@@ -179,8 +203,14 @@ impl<'a> Pipeline<'a> {
         DumpProgress::Going
     }
 
+    /// Reads an entry. It is applied a little later: where its flow is, or would be, is far from the
+    /// processor, and on its way while the next ones are read.
     fn entry(&mut self, kind: Kind, message: &Message<'_>, netns: Option<i32>, at_ns: u64) {
-        let mut event = Event {
+        if self.ahead_count == EVENTS_AHEAD {
+            self.apply_ahead();
+        }
+        let Ahead { event, hashes } = &mut self.ahead[self.ahead_count];
+        *event = Event {
             kind,
             netns,
             at_ns,
@@ -214,8 +244,18 @@ impl<'a> Pipeline<'a> {
         if let Some(kernel_time) = kernel_time {
             (event.at_ns, event.is_kernel_time) = (kernel_time, true);
         }
+        *hashes = self.table.expect(event);
+        self.ahead_count += 1;
+    }
+
+    fn apply_ahead(&mut self) {
+        let ahead = std::mem::take(&mut self.ahead); // neither this nor an empty one allocates
+        let count = std::mem::take(&mut self.ahead_count);
         let (table, counters, mut watching) = self.parts();
-        table.apply(&event, counters, &mut watching);
+        for Ahead { event, hashes } in &ahead[..count] {
+            table.apply_expected(event, *hashes, counters, &mut watching);
+        }
+        self.ahead = ahead;
     }
 
     /// Why packets were not traced from some moment on, if so.

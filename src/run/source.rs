@@ -135,18 +135,12 @@ impl EventSource {
                 Ok(received) => {
                     before(intake);
                     let at_ns = clock::realtime_ns();
-                    for datagram in self.batch.datagrams() {
-                        let (bytes, truncated, netns) =
-                            (datagram.bytes, datagram.truncated, datagram.netns);
-                        intake.take(
-                            at_ns,
-                            What::Events {
-                                bytes,
-                                truncated,
-                                netns,
-                            },
-                        );
-                    }
+                    let events = self.batch.datagrams().map(|datagram| What::Events {
+                        bytes: datagram.bytes,
+                        truncated: datagram.truncated,
+                        netns: datagram.netns,
+                    });
+                    intake.take_batch(at_ns, events);
                     if received < self.batch.size() {
                         return Ok((Queue::Empty, lost));
                     }

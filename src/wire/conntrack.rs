@@ -116,6 +116,17 @@ pub struct Zone {
     pub direction: ZoneDirection,
 }
 
+impl Zone {
+    /// The zone of the original direction, and of the reply.
+    pub fn by_direction(self) -> (u16, u16) {
+        match self.direction {
+            ZoneDirection::Both => (self.id, self.id),
+            ZoneDirection::Original => (self.id, 0),
+            ZoneDirection::Reply => (0, self.id),
+        }
+    }
+}
+
 /// What the kernel counted in one direction (only with nf_conntrack_acct=1 since the flow began).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Traffic {
