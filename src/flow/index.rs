@@ -8,7 +8,6 @@
 
 use super::entry::Flow;
 use super::key::{Hasher, Key, Side};
-use std::hint::black_box;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -42,9 +41,9 @@ impl Index {
         }
     }
 
-    /// Has the processor fetch the first slot for a hash, and does not wait for it.
-    pub(super) fn touch(&self, hash: u64) {
-        black_box(self.slots[self.home(hash)]);
+    /// The slot that is looked at first for a hash.
+    pub(super) fn first_slot(&self, hash: u64) -> &u32 {
+        &self.slots[self.home(hash)]
     }
 
     /// Enters one side of a flow, whose key has that hash. No slot may lead to an equal key.

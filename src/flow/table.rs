@@ -174,12 +174,11 @@ impl Table {
 
     /// Applies one event.
     pub fn apply(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
-        self.apply_expected(event, self.expect(event), counters, observer);
+        self.apply_hashed(event, self.hashes(event), counters, observer);
     }
 
-    /// Has the processor fetch what applying the event will look at first. Returns the hashes of the keys
-    /// of its flow, by side, which that takes.
-    pub fn expect(&self, event: &Event) -> [u64; 2] {
+    /// The hashes of the keys of an event's flow, by side.
+    pub fn hashes(&self, event: &Event) -> [u64; 2] {
         let (original_zone, reply_zone) = event.entry.zone.by_direction();
         let (ipv6, proto) = (event.entry.original.ipv6, event.entry.original.proto);
         // A flow has one family and one protocol, whatever is said of its reply.
@@ -196,13 +195,16 @@ impl Table {
         };
         let original = self.hasher.hash(&key(&event.entry.original, original_zone));
         let reply = self.hasher.hash(&key(&event.entry.reply, reply_zone));
-        self.index.touch(original);
-        self.index.touch(reply);
         [original, reply]
     }
 
-    /// Applies one event that is expected.
-    pub fn apply_expected(
+    /// What is looked at first for flows with these hashes.
+    pub fn first_slots(&self, hashes: [u64; 2]) -> [&u32; 2] {
+        hashes.map(|hash| self.index.first_slot(hash))
+    }
+
+    /// Applies one event whose flow has these hashes.
+    pub fn apply_hashed(
         &mut self,
         event: &Event,
         hashes: [u64; 2],

@@ -16,6 +16,7 @@ use crate::flow::path::Ways;
 use crate::flow::table::Table;
 use crate::limits::EVENTS_AHEAD;
 use crate::report::Books;
+use crate::sys::cache;
 use crate::wire::conntrack::{Entry, Rejected, Tuple};
 use crate::wire::kernel::*;
 use crate::wire::message::{Message, Messages};
@@ -244,7 +245,9 @@ impl<'a> Pipeline<'a> {
         if let Some(kernel_time) = kernel_time {
             (event.at_ns, event.is_kernel_time) = (kernel_time, true);
         }
-        *hashes = self.table.expect(event);
+        *hashes = self.table.hashes(event);
+        let slots = self.table.first_slots(*hashes);
+        slots.into_iter().for_each(cache::fetch);
         self.ahead_count += 1;
     }
 
@@ -253,7 +256,7 @@ impl<'a> Pipeline<'a> {
         let count = std::mem::take(&mut self.ahead_count);
         let (table, counters, mut watching) = self.parts();
         for Ahead { event, hashes } in &ahead[..count] {
-            table.apply_expected(event, *hashes, counters, &mut watching);
+            table.apply_hashed(event, *hashes, counters, &mut watching);
         }
         self.ahead = ahead;
     }

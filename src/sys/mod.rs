@@ -4,6 +4,7 @@
 pub mod alloc;
 #[cfg(feature = "bpf")]
 pub mod bpf;
+pub mod cache;
 pub mod clock;
 #[cfg(feature = "bpf")]
 pub mod inflate;
