@@ -10,6 +10,7 @@ mod number;
 pub mod numbers;
 pub mod order;
 mod owner;
+mod radix;
 pub mod summary;
 pub mod text;
 mod time;

@@ -1,6 +1,7 @@
 //! The order of a report: protocol, source address, destination address, source port, destination
 //! port, all as numbers, so that neighbours in a subnet stand together.
 
+use super::radix;
 use crate::flow::entry::Flow;
 use crate::flow::key::Side;
 use crate::flow::table::Table;
@@ -103,7 +104,7 @@ impl Order {
 /// Sorts lines of one section by the part of their key that they hold, and where that is the same, by
 /// the next one. What is the same in all of them stays in the order of places.
 fn sort(table: &Table, lines: &mut [u64], part: usize) {
-    lines.sort_unstable();
+    radix::sort(lines);
     for same in lines.chunk_by_mut(|a, b| a >> 32 == b >> 32) {
         let is_ipv6 = match same {
             [first, _, ..] => table.flow(unpack(*first).0).tuple(Side::Original).ipv6,

@@ -9,6 +9,7 @@ use super::attr::{Attributes, BrokenFraming, be16_of, be32_of, be64_of, u8_of};
 use super::kernel::*;
 use super::request::Request;
 use super::tuple_layout::usual;
+pub use super::zone::{Zone, ZoneDirection};
 
 /// Why an entry could not be used at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,38 +93,6 @@ fn reply_type(ipv6: bool, kind: u8) -> u8 {
         (true, 139) => 140, // node information
         (true, 140) => 139,
         (_, other) => other,
-    }
-}
-
-/// For which direction a conntrack zone holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ZoneDirection {
-    /// Both directions (the usual case).
-    #[default]
-    Both,
-    /// The original direction only.
-    Original,
-    /// The reply direction only.
-    Reply,
-}
-
-/// A conntrack zone; number 0 is the default zone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Zone {
-    /// Zone number.
-    pub id: u16,
-    /// For which direction it holds.
-    pub direction: ZoneDirection,
-}
-
-impl Zone {
-    /// The zone of the original direction, and of the reply.
-    pub fn by_direction(self) -> (u16, u16) {
-        match self.direction {
-            ZoneDirection::Both => (self.id, self.id),
-            ZoneDirection::Original => (self.id, 0),
-            ZoneDirection::Reply => (0, self.id),
-        }
     }
 }
 

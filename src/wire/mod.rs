@@ -32,3 +32,4 @@ pub mod sock_diag;
 pub mod socket_filter;
 mod tuple_layout;
 pub mod xtables;
+pub mod zone;
