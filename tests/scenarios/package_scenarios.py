@@ -98,13 +98,14 @@ class Packages(InFolder):
         version = self.version()
         for machine in (NATIVE, *FOREIGN):
             with self.subTest(machine=machine):
+                told = f"conntracker {version}\n" + ("built without the features bpf\n" if machine == "armv7" else "")
                 runner = [] if machine == NATIVE else [f"qemu-{packages.QEMU_NAMES.get(machine, machine)}-static"]
                 self.run_quietly("dpkg-deb", "-x", packages.deb(machine), self.path(machine))
                 said = self.run_quietly(*runner, self.path(f"{machine}/usr/sbin/conntracker"), "-V")
-                self.assertEqual(said, f"conntracker {version}\n")
+                self.assertEqual(said, told)
                 self.run_quietly("tar", "xzf", packages.tarball(machine), "-C", self.folder)
                 said = self.run_quietly(*runner, self.path(f"conntracker-{version}-{machine}/conntracker"), "-V")
-                self.assertEqual(said, f"conntracker {version}\n")
+                self.assertEqual(said, told)
 
     def version(self):
         with open(os.path.join(REPOSITORY, "Cargo.toml"), encoding="utf-8") as manifest:
