@@ -251,7 +251,7 @@ pub const LINES_PAUSE: Duration = Duration::from_millis(5);
 pub const LINES_FACTOR: u32 = 19;
 /// unless the lines would wait longer than this: then READ_AGAIN_FACTOR is enough. Their packets are
 /// under way as long.
-pub const LINES_WAIT_MAX: Duration = Duration::from_millis(100);
+pub const LINES_WAIT_MAX: Duration = Duration::from_millis(10);
 
 /// Legacy tables are looked at although no line comes, no sooner than after this,
 pub const LOOK_PAUSE: Duration = Duration::from_millis(200);
