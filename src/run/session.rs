@@ -325,12 +325,7 @@ impl<'a> Session<'a> {
         }
         let all_read = self.queue == Queue::Empty && traces == Queue::Empty;
         if all_read && !self.dumper.is_going() && !self.behind_dump {
-            if let Some(trace) = &mut self.trace {
-                trace.rest(&mut self.intake);
-            }
-            if let Some(owners) = &mut self.owners {
-                owners.rest(&mut self.intake);
-            }
+            self.rest()?;
         }
         self.hand_on()?;
         if (events || nft || log || probes) && all_read && !self.dumper.is_going() {
@@ -343,6 +338,34 @@ impl<'a> Session<'a> {
         };
         self.heed(asked);
         Ok(asked.end)
+    }
+
+    /// Does what is due while nothing is queued anywhere.
+    fn rest(&mut self) -> Result<()> {
+        let at_ns = clock::realtime_ns();
+        let trace = self.trace.as_mut();
+        let quiet = trace.is_some_and(|trace| trace.is_quiet_due(&self.intake));
+        let quiet = quiet && self.read_once_more()?;
+        if let Some(trace) = &mut self.trace {
+            if quiet {
+                trace.quiet(at_ns, &mut self.intake);
+            }
+            trace.rest(&mut self.intake);
+        }
+        if let Some(owners) = &mut self.owners {
+            owners.rest(&mut self.intake);
+        }
+        Ok(())
+    }
+
+    /// Reads what traces and events came since the queues were asked. Says whether that is all.
+    fn read_once_more(&mut self) -> Result<bool> {
+        let traces = match &mut self.trace {
+            Some(trace) => trace.read(&mut self.intake)?,
+            None => Queue::Empty,
+        };
+        self.queue = self.read_events()?;
+        Ok([traces, self.queue] == [Queue::Empty; 2])
     }
 
     /// Which are readable: signals that end, those that ask, events, the dump, traces of nf_tables, of the legacy tables, probes.

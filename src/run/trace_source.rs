@@ -173,24 +173,32 @@ impl TraceSource {
         Ok(())
     }
 
-    /// Does what is due while nothing is queued anywhere, events of conntrack included.
-    pub fn rest(&mut self, intake: &mut Intake<'_>) {
+    /// Whether it is time to see which packets are at their end. Then all queues are to be read once
+    /// more before `quiet`: since they were asked time has passed, and that of lines that were to wait
+    /// was not asked.
+    pub fn is_quiet_due(&mut self, intake: &Intake<'_>) -> bool {
         let now = clock::monotonic();
+        let tracer = intake.pipeline.tracer.as_ref();
+        if now < self.quiet_at || !tracer.is_some_and(|tracer| tracer.is_waiting()) {
+            return false;
+        }
         // A packet is not at its end while lines wait that may be its own.
         let behind = self.lines_wait() && now.saturating_sub(self.drained) > LINES_BEHIND;
-        if now >= self.quiet_at && behind {
+        if behind {
             self.quiet_at = self.legacy.next_lines();
-        } else if now >= self.quiet_at {
-            self.quiet_at = now + PACKET_QUIET / 2;
-            if intake
-                .pipeline
-                .tracer
-                .as_ref()
-                .is_some_and(|tracer| tracer.is_waiting())
-            {
-                intake.trace(TraceInput::Quiet);
-            }
         }
+        !behind
+    }
+
+    /// What was queued until then is read: packets are at their end of which nothing was heard for long.
+    pub fn quiet(&mut self, at_ns: u64, intake: &mut Intake<'_>) {
+        self.quiet_at = clock::monotonic() + PACKET_QUIET / 2;
+        intake.trace_at(at_ns, TraceInput::Quiet);
+    }
+
+    /// Does what is due while nothing is queued anywhere.
+    pub fn rest(&mut self, intake: &mut Intake<'_>) {
+        let now = clock::monotonic();
         if now >= self.untraced_at {
             self.untraced_at = now + UNTRACED_INTERVAL;
             self.count_untraced(intake);

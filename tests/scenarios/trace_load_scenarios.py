@@ -16,6 +16,7 @@ FLOOD = 200_000
 RATE = 200
 ELEMENTS = 100_000
 MANY_RULES = 20_000
+LONELY = 60
 ROUNDS = 5
 # The kernel does not tell that a legacy table was replaced: how long it may take until that is noticed.
 NOTICED_AFTER_S = 1.5
@@ -52,8 +53,8 @@ class Flood(Tracing):
 
 
 class Large(Tracing):
-    def dropped(self, port):
-        return Packet(4, UDP, CLIENT[4], SERVER[4], 5000, port)
+    def dropped(self, port, sport=5000):
+        return Packet(4, UDP, CLIENT[4], SERVER[4], sport, port)
 
     def check_one(self, rules_of, packet, text):
         """The rule that counts the packet is found among all, and blamed."""
@@ -95,11 +96,31 @@ class Large(Tracing):
 
     def test_legacy_rules(self):
         self.need_legacy_tables()
-        rules = "".join(f"-A FORWARD -d 10.99.{index // 250}.{index % 250}/32 -p udp -j DROP\n" for index in range(MANY_RULES))
-        rules = f"*filter\n:FORWARD ACCEPT [0:0]\n{rules}-A FORWARD -p udp -m udp --dport 61 -j DROP\nCOMMIT\n"
-        self.network.run("router", "iptables-legacy-restore", text=rules)
+        self.network.run("router", "iptables-legacy-restore", text=legacy_rules("", "FORWARD"))
         rule = self.check_one(lambda: Legacy(self.network).listed(4), self.dropped(61), "--dport 61 ")
         self.assertEqual(rule.position, MANY_RULES + 1)
+
+    def test_lines_that_wait_until_large_legacy_tables_are_read(self):
+        """What nf_tables tells of a packet is read at once, long before the lines are: it is one packet all the same."""
+        self.need_legacy_tables()
+        text = legacy_rules(":ELSEWHERE - [0:0]\n", "ELSEWHERE")
+        self.network.run("router", "iptables-legacy-restore", text=text)
+        self.network.nft("table inet before { chain forward { type filter hook forward priority -10; counter; }; }")
+        tool = self.trace()
+        packets = [self.dropped(61, 5000 + number) for number in range(LONELY)]
+        for packet in packets:
+            self.traffic.send(packet)
+            pass_time(0.033)  # so that they come at every moment of the pause between two reads
+        report = self.stop_traced(tool)
+        found = [(each["original"]["sport"], each["verdict"], each.get("attempts")) for each in report.objects
+                 if each["type"] == "flow" and each["original"]["dport"] == 61]
+        self.assertEqual(sorted(found), [(packet.sport, "drop", 1) for packet in packets])
+
+
+def legacy_rules(chains, chain):
+    """MANY_RULES in a chain, which let UDP to port 61 pass that is dropped in FORWARD."""
+    rules = "".join(f"-A {chain} -d 10.99.{index // 250}.{index % 250}/32 -p udp -j DROP\n" for index in range(MANY_RULES))
+    return f"*filter\n:FORWARD ACCEPT [0:0]\n{chains}{rules}-A FORWARD -p udp -m udp --dport 61 -j DROP\nCOMMIT\n"
 
 
 class Reloaded(Tracing):
