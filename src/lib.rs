@@ -7,6 +7,10 @@
 //! never uses `wire` or `flow`; `owner` uses `sys` and `wire`; `run` uses everything and nothing uses
 //! `run`. So all but `sys`, `firewall`, `owner` and `run` work without a kernel, without root and
 //! without a clock.
+//!
+//! The static build (scripts/build-static) compiles all of it for size (`small`), but for the functions that
+//! each event, trace message or line of a report comes through: those that say `optimize(speed)`.
+#![cfg_attr(small, feature(optimize_attribute))]
 
 pub mod cli;
 pub mod counters;

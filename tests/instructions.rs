@@ -1,5 +1,5 @@
 //! What an event, an entry of a dump, a line of a report and a trace message cost, in instructions of the
-//! release build: unlike times these are the same on a busy machine. tests/bench/instructions runs this
+//! static binary: unlike times these are the same on a busy machine. tests/bench/instructions runs this
 //! (so does scripts/test), and holds the numbers to those of tests/bench/instructions.txt.
 //!
 //! Each number is the difference of two replays under callgrind, of which one has more of something to do,
@@ -17,7 +17,6 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const NUMBERS: &str = "tests/bench/instructions.txt";
-const TOOL: &str = env!("CARGO_BIN_EXE_conntracker");
 const BLESS: &str = "tests/bench/instructions --bless";
 /// More than the number in the repository by this share is too much.
 const GROWTH_PERCENT: u64 = 10;
@@ -41,6 +40,12 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
+}
+
+/// The program; `CONNTRACKER_RUN` has the static one.
+fn tool() -> String {
+    let tool = std::env::var("CONNTRACKER_RUN").ok();
+    tool.unwrap_or_else(|| env!("CARGO_BIN_EXE_conntracker").to_owned())
 }
 
 fn fixture(name: &str) -> Recording<std::io::BufReader<fs::File>> {
@@ -305,7 +310,7 @@ fn count(recording: &Temporary, options: &[&str], report: Report) -> u64 {
     };
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(TOOL)
+        .arg(tool())
         .args(replay(recording, options))
         .args(["-o", device])
         .stdin(Stdio::null())
@@ -322,7 +327,7 @@ fn count(recording: &Temporary, options: &[&str], report: Report) -> u64 {
 
 /// A number of the last line of the report in JSON: `"name":` behind `"within":{`.
 fn stat(recording: &Temporary, options: &[&str], within: &str, name: &str) -> u64 {
-    let output = Command::new(TOOL)
+    let output = Command::new(tool())
         .args(replay(recording, options))
         .args(["-o", "-", "--format", "json"])
         .output()
@@ -413,7 +418,7 @@ fn numbers_file() -> PathBuf {
 
 fn bless(counted: &[(&str, u64)]) {
     let mut text = format!(
-        "# Instructions of the release build for each; written by {BLESS}\n# {}\n",
+        "# Instructions of the static binary for each; written by {BLESS}\n# {}\n",
         compiler()
     );
     for (name, instructions) in counted {

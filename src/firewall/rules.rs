@@ -89,6 +89,7 @@ pub struct Book {
 
 impl Book {
     /// Whether the nf_tables ruleset must be read before a hit can be resolved.
+    #[cfg_attr(small, optimize(speed))]
     pub fn is_stale(&self) -> bool {
         self.stale
     }

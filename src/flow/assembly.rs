@@ -83,6 +83,7 @@ impl Assembly {
     }
 
     /// Takes one hit. Where there is no room, the packet that was open longest is closed into `closed`.
+    #[cfg_attr(small, optimize(speed))]
     pub fn take(&mut self, hit: &Hit, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
         let slot = match (self.find(hit), &hit.head) {
             (Some(slot), _) => slot,
@@ -103,6 +104,7 @@ impl Assembly {
     }
 
     /// Closes packets of which nothing was heard since `before_ns`, the oldest first.
+    #[cfg_attr(small, optimize(speed))]
     pub fn settle(&mut self, before_ns: u64, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
         // What was denied tells of the others.
         for slot in &self.queue {
@@ -138,6 +140,7 @@ impl Assembly {
     }
 
     /// Opens a packet; returns its slot.
+    #[cfg_attr(small, optimize(speed))]
     fn open(
         &mut self,
         head: &Head,
@@ -168,6 +171,7 @@ impl Assembly {
     }
 
     /// Closes a packet that has left the queue.
+    #[cfg_attr(small, optimize(speed))]
     fn close(&mut self, slot: usize, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
         self.number(slot, None);
         let open = &mut self.slots[slot];
@@ -178,6 +182,8 @@ impl Assembly {
     }
 
     /// A packet has this number in nf_tables from now on, or none.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn number(&mut self, slot: usize, id: Option<u32>) {
         let before = std::mem::replace(&mut self.slots[slot].nft_id, id);
         if before == id {
@@ -192,6 +198,7 @@ impl Assembly {
     }
 
     /// The number was given again: no packet that is open has it.
+    #[cfg_attr(small, optimize(speed))]
     fn release(&mut self, stream: Stream) {
         let Stream::Nft(id) = stream else { return };
         if let Some(before) = self.numbered(id) {
@@ -200,6 +207,8 @@ impl Assembly {
     }
 
     /// The packet that has a number in nf_tables, the youngest if there are more.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn numbered(&self, id: u32) -> Option<usize> {
         let slots = self.by_id.of(u64::from(id));
         slots
@@ -208,6 +217,7 @@ impl Assembly {
     }
 
     /// The slot of the packet that a hit belongs to.
+    #[cfg_attr(small, optimize(speed))]
     fn find(&self, hit: &Hit) -> Option<usize> {
         if let Stream::Nft(id) = hit.stream {
             let slot = self.numbered(id);

@@ -28,6 +28,8 @@ impl Chains {
     }
 
     /// The slots that were entered with this key, the first of them first; and some of other keys.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn of(&self, key: u64) -> impl Iterator<Item = usize> {
         let mut at = self.heads[chain(key)];
         std::iter::from_fn(move || {
@@ -38,6 +40,7 @@ impl Chains {
     }
 
     /// Enters a slot that is not in a chain.
+    #[cfg_attr(small, optimize(speed))]
     pub fn enter(&mut self, key: u64, slot: usize) {
         let last = self.of(key).last();
         let end = match last {
@@ -49,6 +52,7 @@ impl Chains {
     }
 
     /// Takes a slot out that was entered with this key.
+    #[cfg_attr(small, optimize(speed))]
     pub fn leave(&mut self, key: u64, slot: usize) {
         let before = self.of(key).take_while(|other| *other != slot).last();
         let after = self.after[slot];
@@ -65,6 +69,8 @@ impl Chains {
 }
 
 /// The upper bits of a product are mixed best.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn chain(key: u64) -> usize {
     const SHIFT: u32 = u64::BITS - CHAINS.trailing_zeros();
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> SHIFT) as usize

@@ -76,6 +76,7 @@ const _: () =
 
 impl Flow {
     /// A flow as first heard of at `at_ns`.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn new(entry: &Conntrack, netns: i32, at_ns: u64) -> Flow {
         let (original, reply) = (&entry.original, &entry.reply);
         let mut flow = Flow {
@@ -111,6 +112,7 @@ impl Flow {
     }
 
     /// Takes over what a later record says; what it does not say stays.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn refresh(&mut self, entry: &Conntrack, at_ns: u64) {
         if let Some(status) = entry.status {
             self.status = status as u16; // ip_conntrack_status has 16 bits (IPS_HW_OFFLOAD is 1 << 15)
@@ -132,6 +134,7 @@ impl Flow {
     }
 
     /// Sets the counters, or adds to them.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn set_traffic(&mut self, entry: &Conntrack, add: bool) {
         if let Some(traffic) = &entry.traffic_original {
             self.set_traffic_of(Side::Original, traffic, add);
@@ -141,6 +144,7 @@ impl Flow {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn set_traffic_of(&mut self, side: Side, traffic: &Traffic, add: bool) {
         let side = side as usize;
         let (packets, bytes) = if add {
@@ -161,6 +165,7 @@ impl Flow {
     }
 
     /// Ends the flow; `at_ns` is `None` when nobody saw it end.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn end(&mut self, at_ns: Option<u64>) {
         self.set(FLAG_ENDED | FLAG_ENDED_SINCE_DUMP, true);
         if let Some(at_ns) = at_ns {
@@ -224,6 +229,7 @@ impl Flow {
 
     /// Notes an event of one of the flows that this entry stands for. Returns how many flows it
     /// counts more than before.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn absorb_event(&mut self, event: &Event) -> u32 {
         let mut members = self.members();
         let mut added = 0;
@@ -247,6 +253,7 @@ impl Flow {
 
     /// A dump begins: nothing has happened since, and none of the flows that a folded entry stands
     /// for was seen in it.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn begin_dump(&mut self) {
         self.set(FLAG_BEGAN_SINCE_DUMP | FLAG_ENDED_SINCE_DUMP, false);
         if self.is_folded() {
@@ -259,6 +266,7 @@ impl Flow {
     }
 
     /// Whether it was first heard of since the last dump began.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn began_since_dump(&self) -> bool {
         self.flag(FLAG_BEGAN_SINCE_DUMP)
     }
@@ -305,6 +313,7 @@ impl Flow {
         );
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn set(&mut self, flag: u16, on: bool) {
         if on {
             self.flags |= flag
@@ -313,6 +322,7 @@ impl Flow {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn flag(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -367,6 +377,8 @@ impl Flow {
     }
 
     /// The key that a side is found by.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn key(&self, side: Side) -> Key {
         Key {
             tuple: self.tuple(side),
@@ -378,6 +390,8 @@ impl Flow {
     }
 
     /// Whether a side is found by this key.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn has_key(&self, side: Side, key: &Key) -> bool {
         let at = 2 * side as usize;
         let tuple = &key.tuple;
@@ -389,6 +403,8 @@ impl Flow {
 
     /// The sides under which it is indexed: a folded entry and one that only a trace told of are found by
     /// their original side only, and a flow whose two keys are equal has one slot.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn sides(&self) -> &'static [Side] {
         let one_sided = self.is_folded() || self.flag(FLAG_UNCONFIRMED);
         if one_sided || self.has_key(Side::Reply, &self.key(Side::Original)) {
@@ -399,6 +415,8 @@ impl Flow {
     }
 
     /// The tuple of a side. The client port of a folded entry is zero.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn tuple(&self, side: Side) -> Tuple {
         let at = 2 * side as usize;
         Tuple {
@@ -412,12 +430,16 @@ impl Flow {
     }
 
     /// Whether this is ICMP (ICMPv6 over IPv6).
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn is_icmp(&self) -> bool {
         self.tuple(Side::Original).is_icmp()
     }
 
     /// CTA_ID; `None` where no record had one, for a folded entry, and for a flow that conntrack never
     /// confirmed. Zero stands for none: an address is never that, and a hash of one hardly ever.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn id(&self) -> Option<u32> {
         let has_id = !self.is_folded() && !self.flag(FLAG_UNCONFIRMED) && self.id_or_count != 0;
         has_id.then_some(self.id_or_count)
@@ -439,16 +461,21 @@ impl Flow {
     }
 
     /// Whether client ports were folded.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn is_folded(&self) -> bool {
         self.flag(FLAG_FOLDED)
     }
 
     /// Conntrack mark.
+    #[cfg_attr(small, optimize(speed))]
     pub fn mark(&self) -> u32 {
         self.mark
     }
 
     /// Conntrack zone.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn zone(&self) -> Zone {
         let direction = if self.flag(FLAG_ZONE_NOT_REPLY) {
             ZoneDirection::Original
@@ -464,16 +491,21 @@ impl Flow {
     }
 
     /// Namespace id where it is not our own.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn netns(&self) -> Option<i32> {
         (self.netns >= 0).then_some(self.netns)
     }
 
     /// IPS_* bits.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn status(&self) -> u32 {
         u32::from(self.status)
     }
 
     /// Whether an answer was seen.
+    #[cfg_attr(small, optimize(speed))]
     pub fn seen_reply(&self) -> bool {
         self.status() & IPS_SEEN_REPLY != 0
     }
@@ -503,6 +535,7 @@ impl Flow {
     }
 
     /// When it was first heard of.
+    #[cfg_attr(small, optimize(speed))]
     pub fn first_seen_ns(&self) -> u64 {
         self.first_ns
     }
@@ -513,6 +546,8 @@ impl Flow {
     }
 
     /// How far its life is known.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn life(&self) -> Life {
         if self.flag(FLAG_UNCONFIRMED) {
             return Life::Unconfirmed;
@@ -525,11 +560,13 @@ impl Flow {
     }
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn to_u48(value: u64) -> U48 {
     let value = value.min((1 << 48) - 1);
     [value as u16, (value >> 16) as u16, (value >> 32) as u16]
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn from_u48([low, middle, high]: U48) -> u64 {
     u64::from(low) | u64::from(middle) << 16 | u64::from(high) << 32
 }

@@ -24,6 +24,7 @@ impl Index {
     }
 
     /// The place and side that a key leads to, whose hash is `hash`.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn find(&self, flows: &[Flow], key: &Key, hash: u64) -> Option<(u32, Side)> {
         let mut at = self.home(hash);
         loop {
@@ -42,11 +43,13 @@ impl Index {
     }
 
     /// The slot that is looked at first for a hash.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn first_slot(&self, hash: u64) -> &u32 {
         &self.slots[self.home(hash)]
     }
 
     /// Enters one side of a flow, whose key has that hash. No slot may lead to an equal key.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn insert(&mut self, place: u32, side: Side, hash: u64) {
         let mut at = self.home(hash);
         while self.slots[at] != 0 {
@@ -56,6 +59,7 @@ impl Index {
     }
 
     /// Enters all flows that are marked as indexed, and no others.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn rebuild(&mut self, flows: &[Flow]) {
         self.slots.fill(0);
         for (place, flow) in (0..).zip(flows).filter(|(_, flow)| flow.is_indexed()) {
@@ -66,6 +70,7 @@ impl Index {
     }
 
     /// Removes one side of a flow, whose key must be as it was when it was entered.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn remove(&mut self, flows: &[Flow], place: u32, side: Side) {
         let hash = self.hasher.hash(&flows[place as usize].key(side));
         let wanted = pack(hash, place, side);
@@ -81,6 +86,7 @@ impl Index {
     }
 
     /// Shifts back what was displaced over the hole, up to the next empty slot.
+    #[cfg_attr(small, optimize(speed))]
     fn close(&mut self, flows: &[Flow], mut hole: usize) {
         let mut at = hole;
         loop {
@@ -100,10 +106,14 @@ impl Index {
     }
 
     /// The first slot to look at: the hash's upper half scaled to the number of slots.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn home(&self, hash: u64) -> usize {
         (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn after(&self, at: usize) -> usize {
         if at + 1 == self.slots.len() {
             0
@@ -112,6 +122,8 @@ impl Index {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn distance(&self, from: usize, to: usize) -> usize {
         if to >= from {
             to - from

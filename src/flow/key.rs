@@ -28,6 +28,7 @@ pub struct Key {
 
 impl Key {
     /// The key under which flows that differ only in their client port are folded.
+    #[cfg_attr(small, optimize(speed))]
     pub fn folded(mut self) -> Key {
         self.tuple.sport = 0;
         self.folded = true;
@@ -54,6 +55,7 @@ impl Hasher {
     }
 
     /// Mixes the whole key into 64 bits: folded multiplication of two words at a time.
+    #[cfg_attr(small, optimize(speed))]
     pub fn hash(&self, key: &Key) -> u64 {
         let tuple = &key.tuple;
         let (src_low, src_high) = words(&tuple.src);
@@ -80,11 +82,13 @@ impl Hasher {
     }
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn words(address: &[u8; 16]) -> (u64, u64) {
     let value = u128::from_ne_bytes(*address);
     (value as u64, (value >> 64) as u64)
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64)

@@ -77,6 +77,7 @@ impl Ties {
 
 impl Open {
     /// One that begins with this hit.
+    #[cfg_attr(small, optimize(speed))]
     pub fn new(head: &Head, hit: &Hit, turn: u64) -> Open {
         let mut open = Open {
             first: *head,
@@ -99,6 +100,7 @@ impl Open {
     }
 
     /// Begins another packet; what the one before has left in its steps does not count.
+    #[cfg_attr(small, optimize(speed))]
     pub fn begin(&mut self, head: &Head, hit: &Hit, turn: u64) {
         (self.first, self.last) = (*head, *head);
         (self.nft_id, self.turn) = (None, turn);
@@ -114,6 +116,7 @@ impl Open {
     }
 
     /// The steps that it has passed.
+    #[cfg_attr(small, optimize(speed))]
     pub fn steps(&self) -> &[Passed] {
         &self.steps[..usize::from(self.step_count).min(STEPS_OF_PACKET)]
     }
@@ -134,6 +137,8 @@ impl Open {
         self.last.becomes(head) && once(0) && once(1)
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn told(&self, stream: Stream) -> Told {
         match stream {
             Stream::Nft(_) => self.nft,
@@ -142,6 +147,8 @@ impl Open {
     }
 
     /// Whether the hit can come after what its stream has told of this packet.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn leads_on(&self, hit: &Hit) -> bool {
         let told = self.told(hit.stream);
         if told.done {
@@ -168,6 +175,8 @@ impl Open {
     }
 
     /// A packet has one number in nf_tables, and another one after the loopback device.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn is_free_for(&self, hit: &Hit) -> bool {
         match (hit.stream, self.nft_id) {
             (Stream::Nft(_), Some(_)) => {
@@ -180,6 +189,8 @@ impl Open {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn progress(&self, station: Station) -> Progress {
         let rank = match (station.hook, self.local) {
             (NF_INET_LOCAL_OUT, _) => 0,
@@ -195,6 +206,8 @@ impl Open {
     }
 
     /// Notes a hit of this packet. Says whether it was the first that found no room.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn note(&mut self, hit: &Hit) -> bool {
         let before = self.told(hit.stream).progress;
         let entered = hit.station.filter(|station| station.number > 0);
@@ -228,6 +241,7 @@ impl Open {
     }
 
     /// Lets the step that denied it tell who comes first there.
+    #[cfg_attr(small, optimize(speed))]
     pub fn teach(&self, ties: &mut Ties) {
         if self.guilty.is_none() {
             return;
@@ -239,6 +253,7 @@ impl Open {
     }
 
     /// What there is to tell of it: nothing where no rule was met, or an ICMP error passed.
+    #[cfg_attr(small, optimize(speed))]
     pub fn close(&mut self, ways: &mut Ways, ties: &mut Ties, lets_go: bool) -> Option<Packet> {
         let count = self.steps().len();
         let passed = self.guilty.is_none();

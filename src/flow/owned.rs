@@ -49,6 +49,7 @@ const _: () = assert!(size_of::<Owned>() <= BYTES_PER_OWNED_FLOW);
 impl Owned {
     /// The owner that one direction's line shows, 0 for none: that of the end which sends, and where
     /// that is not on this machine, of the other.
+    #[cfg_attr(small, optimize(speed))]
     pub fn of_line(&self, side: Side) -> OwnerId {
         let own = self.owners[side as usize];
         if own == 0 && !self.is_here[side as usize] {

@@ -158,6 +158,7 @@ impl Ways {
     }
 
     /// The number of a path; 0 where there is no room.
+    #[cfg_attr(small, optimize(speed))]
     pub fn path_id(&mut self, steps: &[StepId]) -> PathId {
         if let Some(id) = self.path_ids.get(steps) {
             return *id;
@@ -196,6 +197,7 @@ impl Ways {
     }
 
     /// A traced packet came by these steps.
+    #[cfg_attr(small, optimize(speed))]
     pub fn count_hits(&mut self, steps: &[StepId]) {
         for id in steps {
             match at(*id).and_then(|at| self.steps.get_mut(at)?.as_mut()) {

@@ -158,16 +158,22 @@ impl Table {
     }
 
     /// All entries with their places, in no order.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Flow)> {
         (0..).zip(&self.flows).filter(|(_, flow)| flow.is_used())
     }
 
     /// The flow at a place that `iter` or `find` gave.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn flow(&self, place: u32) -> &Flow {
         &self.flows[place as usize]
     }
 
     /// The flow and side that a key leads to.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn find(&self, key: &Key) -> Option<(u32, Side)> {
         self.index.find(&self.flows, key, self.hasher.hash(key))
     }
@@ -178,6 +184,7 @@ impl Table {
     }
 
     /// The hashes of the keys of an event's flow, by side.
+    #[cfg_attr(small, optimize(speed))]
     pub fn hashes(&self, event: &Event) -> [u64; 2] {
         let (original_zone, reply_zone) = event.entry.zone.by_direction();
         let (ipv6, proto) = (event.entry.original.ipv6, event.entry.original.proto);
@@ -199,11 +206,13 @@ impl Table {
     }
 
     /// What is looked at first for flows with these hashes.
+    #[cfg_attr(small, optimize(speed))]
     pub fn first_slots(&self, hashes: [u64; 2]) -> [&u32; 2] {
         hashes.map(|hash| self.index.first_slot(hash))
     }
 
     /// Applies one event whose flow has these hashes.
+    #[cfg_attr(small, optimize(speed))]
     pub fn apply_hashed(
         &mut self,
         event: &Event,
@@ -262,6 +271,7 @@ impl Table {
         self.dump_is_ahead = false;
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn apply_new(
         &mut self,
         candidate: &mut Candidate,
@@ -308,6 +318,7 @@ impl Table {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn apply_destroy(
         &mut self,
         candidate: &mut Candidate,
@@ -330,6 +341,7 @@ impl Table {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn apply_dumped(
         &mut self,
         candidate: &mut Candidate,
@@ -348,6 +360,7 @@ impl Table {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn note_zone(&mut self, zone: u16) {
         if zone != 0 && !self.zones.contains(&zone) {
             if let Some(free) = self.zones.iter_mut().find(|known| **known == 0) {
@@ -356,6 +369,8 @@ impl Table {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn tell(&self, change: Change, place: u32, observer: &mut impl Observer) {
         if observer.is_there() {
             observer.changed(change, &self.flows[place as usize], self.notes(place));
@@ -363,6 +378,7 @@ impl Table {
     }
 
     /// What other sources than conntrack know of the flow at a place.
+    #[cfg_attr(small, optimize(speed))]
     pub fn notes(&self, place: u32) -> Notes {
         Notes {
             traced: self.traced(place),
@@ -371,6 +387,8 @@ impl Table {
     }
 
     /// What those are that the index has under the keys of an event's entry.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn known(
         &self,
         candidate: &Flow,
@@ -404,6 +422,7 @@ impl Table {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn refresh(&mut self, place: u32, event: &Event) {
         let flow = &mut self.flows[place as usize];
         flow.refresh(&event.entry, event.at_ns);
@@ -414,6 +433,7 @@ impl Table {
     }
 
     /// Gives a flow that is not in the table its place, its share of a folded entry, or a refusal.
+    #[cfg_attr(small, optimize(speed))]
     fn enter(
         &mut self,
         candidate: &mut Candidate,
@@ -454,6 +474,7 @@ impl Table {
     }
 
     /// Gives a flow that is over already its place, without the index: its key is another's by now.
+    #[cfg_attr(small, optimize(speed))]
     fn enter_past(
         &mut self,
         candidate: &Flow,
@@ -471,6 +492,7 @@ impl Table {
     }
 
     /// Counts the flow into the folded entry that stands for it, if there is one.
+    #[cfg_attr(small, optimize(speed))]
     fn join_folded(
         &mut self,
         candidate: &Flow,
@@ -490,6 +512,7 @@ impl Table {
     }
 
     /// Takes the index slots from whoever has an equal key: it has ended, seen or unseen.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn supersede(&mut self, candidate: &Flow, observer: &mut impl Observer) {
         for side in candidate.sides() {
             if let Some((place, _)) = self.find(&candidate.key(*side)) {
@@ -510,6 +533,7 @@ impl Table {
         flow.end(at_ns);
     }
 
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn take_place(&mut self, flow: &Flow, notes: Notes) -> u32 {
         self.used_count += 1;
         let place = self.free;
@@ -534,6 +558,7 @@ impl Table {
     }
 
     /// Gives a place back; the flow must have left the index and, if it ended, the queue.
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn free_place(&mut self, place: u32) {
         let flow = &self.flows[place as usize];
         debug_assert!(flow.is_used() && !flow.is_indexed());
@@ -543,6 +568,7 @@ impl Table {
         self.free = place;
     }
 
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn enter_index(&mut self, place: u32) {
         let flow = &self.flows[place as usize];
         let hashes = [Side::Original, Side::Reply].map(|side| self.hasher.hash(&flow.key(side)));
@@ -550,6 +576,7 @@ impl Table {
     }
 
     /// Where the hashes of its keys are known.
+    #[cfg_attr(small, optimize(speed))]
     fn enter_index_hashed(&mut self, place: u32, hashes: [u64; 2]) {
         let flow = &mut self.flows[place as usize];
         flow.set_indexed(true);
@@ -558,6 +585,7 @@ impl Table {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn leave_index(&mut self, place: u32) {
         if self.flows[place as usize].is_indexed() {
             for side in self.flows[place as usize].sides() {

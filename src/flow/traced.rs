@@ -42,6 +42,7 @@ impl Traced {
 
     /// Takes a packet of one direction. A packet that was denied says more than one that passed.
     /// Returns whether the path of that direction is another one now.
+    #[cfg_attr(small, optimize(speed))]
     fn take(&mut self, packet: &Packet, side: Side) -> bool {
         let side = side as usize;
         let guilty = packet.guilty.unwrap_or(0);
@@ -63,6 +64,7 @@ impl Table {
     }
 
     /// What tracing knows of the flow at a place.
+    #[cfg_attr(small, optimize(speed))]
     pub fn traced(&self, place: u32) -> Traced {
         let traced = self.traced.as_ref();
         let known = traced.and_then(|traced| traced.get(place as usize));
@@ -80,6 +82,7 @@ impl Table {
 
     /// Joins a packet to its flow. One that belongs to no confirmed flow becomes an unconfirmed flow
     /// where `keep` says so.
+    #[cfg_attr(small, optimize(speed))]
     pub fn apply_packet(
         &mut self,
         packet: &Packet,
@@ -160,6 +163,7 @@ impl Table {
     }
 
     /// Whose packet it is. Conntrack may track its protocol without ports.
+    #[cfg_attr(small, optimize(speed))]
     fn flow_of(&self, packet: &Packet) -> Owner {
         let owner = self.flow_between(packet, packet.tuple);
         match (&owner, packet.tuple.without_ports()) {
@@ -170,6 +174,7 @@ impl Table {
 
     /// Whose packet it is, its ends being these. A trace does not say the zone: those that flows were
     /// seen in are tried.
+    #[cfg_attr(small, optimize(speed))]
     fn flow_between(&self, packet: &Packet, tuple: Tuple) -> Owner {
         let key = Key {
             tuple,

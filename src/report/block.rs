@@ -85,6 +85,7 @@ impl Block {
     }
 
     /// Appends bytes of any length.
+    #[cfg_attr(small, optimize(speed))]
     pub fn slice(&mut self, bytes: &[u8]) {
         if self.bytes.len() - self.len < bytes.len() {
             self.grow(bytes.len());

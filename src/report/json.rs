@@ -59,6 +59,7 @@ const fn listed(name: &str) -> Word {
 }
 
 /// Appends a flow; `change` says what just happened to it where that is why it is written.
+#[cfg_attr(small, optimize(speed))]
 pub fn flow(out: &mut Block, shown: &Shown<'_>, change: Option<Change>) {
     let flow = shown.flow;
     let tuple = flow.tuple(Side::Original);
@@ -241,6 +242,7 @@ fn protocol(out: &mut Block, proto: u8) {
     field(out, b"\",\"proto_number\":", proto);
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn direction(out: &mut Block, flow: &Flow, side: Side) {
     let tuple = flow.tuple(side);
     out.put(b"\"src\":\"");
@@ -317,6 +319,7 @@ fn life(out: &mut Block, flow: &Flow) {
 }
 
 #[inline(always)]
+#[cfg_attr(small, optimize(speed))]
 fn time<const N: usize>(out: &mut Block, key: &[u8; N], at_ns: Option<u64>) {
     if let Some(at_ns) = at_ns {
         out.put(key);
@@ -332,6 +335,7 @@ pub(super) struct Object<'a> {
 }
 
 impl Object<'_> {
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn line(out: &mut Block, fill: impl FnOnce(&mut Object<'_>)) {
         Object::braced(out, fill);
         out.push(b'\n');
@@ -343,6 +347,7 @@ impl Object<'_> {
         out.push(b'}');
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn key(&mut self, name: &str) {
         if !std::mem::take(&mut self.first) {
             self.out.push(b',');
@@ -352,6 +357,7 @@ impl Object<'_> {
         self.out.put(b"\":");
     }
 
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn number(&mut self, name: &str, value: u64) {
         self.key(name);
         decimal(self.out, value);
@@ -362,6 +368,7 @@ impl Object<'_> {
         self.out.slice(if value { b"true" } else { b"false" });
     }
 
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn string(&mut self, name: &str, value: &str) {
         self.key(name);
         string(self.out, value);
@@ -384,6 +391,7 @@ impl Object<'_> {
         self.out.push(b']');
     }
 
+    #[cfg_attr(small, optimize(speed))]
     pub(super) fn time(&mut self, name: &str, at_ns: Option<u64>) {
         if let Some(at_ns) = at_ns {
             self.key(name);
@@ -400,6 +408,7 @@ impl Object<'_> {
 }
 
 /// A string; what could end it or reach a terminal as a command is escaped.
+#[cfg_attr(small, optimize(speed))]
 pub(super) fn string(out: &mut Block, value: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');

@@ -63,6 +63,7 @@ const BLOCK_LEN: usize = 64 << 10;
 const BATCH_LEN: usize = 32;
 
 /// Writes the whole report.
+#[cfg_attr(small, optimize(speed))]
 pub fn write(
     table: &Table,
     books: Books<'_>,
@@ -96,6 +97,7 @@ pub fn write(
 }
 
 /// Touches flows that lie anywhere in memory, so that the processor waits for all of them at once.
+#[cfg_attr(small, optimize(speed))]
 fn fetch(table: &Table, lines: impl Iterator<Item = (u32, Side)>) {
     for (place, _) in lines {
         let flow = table.flow(place);
@@ -164,6 +166,7 @@ pub fn steers(character: char) -> bool {
     turns_text || character.is_control()
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn hand_on(block: &mut Block, limit: usize, out: &mut impl Write) -> io::Result<()> {
     if block.len() > limit {
         out.write_all(block.bytes())?;

@@ -7,6 +7,7 @@ const EIGHT_DIGITS: u64 = 100_000_000;
 const ZEROS: u64 = u64::from_le_bytes(*b"00000000");
 
 /// Appends a decimal number.
+#[cfg_attr(small, optimize(speed))]
 pub fn decimal(out: &mut Block, value: u64) {
     if value < 10 {
         out.push(b'0' + value as u8);
@@ -31,6 +32,8 @@ fn long_decimal(out: &mut Block, value: u64) {
 
 /// Eight digits of a number below 10^8, the first one in the lowest byte. Divides all halves of the
 /// number at once, then all quarters, then all eighths, each in its own bits of one word.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 pub fn eight_digits(value: u64) -> u64 {
     let halves = (value / 10_000) | ((value % 10_000) << 32);
     let hundreds = (halves * 10_486) >> 20 & 0x7f_0000_007f;
@@ -40,6 +43,8 @@ pub fn eight_digits(value: u64) -> u64 {
 }
 
 /// Appends a decimal number right-aligned in `width` columns, 20 at most; a longer one grows.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 pub fn padded(out: &mut Block, value: u64, width: usize, pad: u8) {
     let len = value.checked_ilog10().map_or(1, |log| log as usize + 1);
     out.short(&[pad; 20], width.saturating_sub(len));
@@ -47,6 +52,7 @@ pub fn padded(out: &mut Block, value: u64, width: usize, pad: u8) {
 }
 
 /// Appends an address of a tuple.
+#[cfg_attr(small, optimize(speed))]
 pub fn address(out: &mut Block, tuple: &Tuple, bytes: &[u8; 16]) {
     match bytes {
         _ if tuple.ipv6 => ipv6(out, bytes),
@@ -55,6 +61,8 @@ pub fn address(out: &mut Block, tuple: &Tuple, bytes: &[u8; 16]) {
 }
 
 /// Appends an IPv4 address.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 pub fn ipv4(out: &mut Block, [a, b, c, d]: [u8; 4]) {
     let put = |out: &mut Block, (first, first_len), (second, second_len): (u64, u32), less| {
         let text: u64 = first | second << (8 * first_len);
@@ -68,16 +76,27 @@ pub fn ipv4(out: &mut Block, [a, b, c, d]: [u8; 4]) {
 }
 
 /// The digits of a byte with a point behind them, and how many bytes these are.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn octet(value: u8) -> (u64, u32) {
-    let value = u32::from(value);
-    let hundreds = (value * 41) >> 12;
-    let rest = value - 100 * hundreds;
-    let tens = (rest * 103) >> 10;
-    let digits = hundreds | tens << 8 | (rest - 10 * tens) << 16;
-    let skipped = u32::from(value < 100) + u32::from(value < 10);
-    let text = (digits | u32::from_le_bytes(*b"000.")) >> (8 * skipped);
-    (u64::from(text), 4 - skipped)
+    let text = OCTETS[usize::from(value)];
+    let len = 2 + u32::from(value >= 10) + u32::from(value >= 100);
+    (u64::from(text), len)
 }
+
+/// Of each byte.
+static OCTETS: [u32; 256] = {
+    let mut octets = [0; 256];
+    let mut value = 0;
+    while value < 256 {
+        let (hundreds, tens, ones) = (value / 100, value / 10 % 10, value % 10);
+        let digits = hundreds | tens << 8 | ones << 16 | u32::from_le_bytes(*b"000.");
+        let skipped = 1 - (value >= 100) as u32 + 1 - (value >= 10) as u32;
+        octets[value as usize] = digits >> (8 * skipped);
+        value += 1;
+    }
+    octets
+};
 
 /// Appends an IPv6 address as inet_ntop(3) writes it.
 pub fn ipv6(out: &mut Block, bytes: &[u8; 16]) {

@@ -19,6 +19,7 @@ impl Section {
     pub const COUNT: usize = OTHERS as usize + 2 * 256;
 
     /// The section of a protocol.
+    #[cfg_attr(small, optimize(speed))]
     pub fn new(proto: u8, ipv6: bool) -> Section {
         let family = u16::from(ipv6);
         Section(match (proto, ipv6) {
@@ -30,6 +31,7 @@ impl Section {
     }
 
     /// A number below `COUNT`.
+    #[cfg_attr(small, optimize(speed))]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -37,6 +39,7 @@ impl Section {
 
 /// The lines of a text report: both sides of a flow that was answered, the original side of others
 /// and of all ICMP.
+#[cfg_attr(small, optimize(speed))]
 pub fn lines(table: &Table) -> Order {
     Order::new(table, |place, flow| {
         // A flow that is not tracked has an answer where one was traced.
@@ -46,6 +49,7 @@ pub fn lines(table: &Table) -> Order {
 }
 
 /// The flows of a JSON report, by their original side.
+#[cfg_attr(small, optimize(speed))]
 pub fn flows(table: &Table) -> Order {
     Order::new(table, |_, _| false)
 }
@@ -57,11 +61,13 @@ pub struct Order(Vec<u64>);
 
 impl Order {
     /// Places and sides.
+    #[cfg_attr(small, optimize(speed))]
     pub fn iter(&self) -> impl Iterator<Item = (u32, Side)> {
         self.0.iter().copied().map(unpack)
     }
 
     /// The same, some lines at a time.
+    #[cfg_attr(small, optimize(speed))]
     pub fn batches(
         &self,
         len: usize,
@@ -70,6 +76,7 @@ impl Order {
         batches.map(|batch| batch.iter().copied().map(unpack))
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn new(table: &Table, has_reply: impl Fn(u32, &Flow) -> bool) -> Order {
         let each = |take: &mut dyn FnMut(usize, u64)| {
             for (place, flow) in table.iter() {
@@ -103,6 +110,7 @@ impl Order {
 
 /// Sorts lines of one section by the part of their key that they hold, and where that is the same, by
 /// the next one. What is the same in all of them stays in the order of places.
+#[cfg_attr(small, optimize(speed))]
 fn sort(table: &Table, lines: &mut [u64], part: usize) {
     radix::sort(lines);
     for same in lines.chunk_by_mut(|a, b| a >> 32 == b >> 32) {
@@ -132,6 +140,8 @@ const FIRST_SEEN: usize = 11;
 const LAST: usize = 12;
 
 /// A line with a part of its key above it.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn keyed(flow: &Flow, place: u32, side: Side, part: usize) -> u64 {
     let tuple = flow.tuple(side);
     let word = |address, at| (u128::from_be_bytes(address) >> (96 - 32 * at)) as u32;
@@ -149,6 +159,8 @@ fn keyed(flow: &Flow, place: u32, side: Side, part: usize) -> u64 {
     u64::from(key) << 32 | u64::from(place << 1 | side as u32)
 }
 
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn unpack(line: u64) -> (u32, Side) {
     let side = match line & 1 {
         0 => Side::Original,

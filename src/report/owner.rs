@@ -9,11 +9,13 @@ use crate::flow::key::Side;
 use crate::flow::owner::{Owner, OwnerId};
 
 /// The number of the process that a direction's line shows; 0 where none is known.
+#[cfg_attr(small, optimize(speed))]
 pub fn number(shown: &Shown<'_>, side: Side) -> OwnerId {
     shown.notes.owned.of_line(side)
 }
 
 /// Appends the process of a direction's line: `(command,pid:N,uid:NAME)`, or `(-)`.
+#[cfg_attr(small, optimize(speed))]
 pub fn suffix(out: &mut Block, shown: &Shown<'_>, side: Side) {
     let Some(owner) = shown.books.owners.get(number(shown, side)) else {
         out.put(b" (-)");

@@ -7,11 +7,13 @@ const FEW: usize = 32;
 const VALUES: usize = 256;
 
 /// Sorts.
+#[cfg_attr(small, optimize(speed))]
 pub fn sort(words: &mut [u64]) {
     by_byte(words, u64::BITS - 8);
 }
 
 /// Sorts by the byte at a shift and those below; the bytes above are the same in all.
+#[cfg_attr(small, optimize(speed))]
 fn by_byte(words: &mut [u64], shift: u32) {
     if words.len() <= FEW {
         return by_insertion(words);
@@ -37,11 +39,13 @@ fn by_byte(words: &mut [u64], shift: u32) {
 }
 
 /// Where the words with a value begin.
+#[cfg_attr(small, optimize(speed))]
 fn before(ends: &[u32; VALUES], value: usize) -> usize {
     value.checked_sub(1).map_or(0, |lower| ends[lower] as usize)
 }
 
 /// Puts each word where those with its value stand.
+#[cfg_attr(small, optimize(speed))]
 fn permute(words: &mut [u64], ends: &[u32; VALUES], value: impl Fn(u64) -> usize) {
     let mut next = [0u32; VALUES];
     for (number, next) in next.iter_mut().enumerate() {
@@ -59,6 +63,7 @@ fn permute(words: &mut [u64], ends: &[u32; VALUES], value: impl Fn(u64) -> usize
     }
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn by_insertion(words: &mut [u64]) {
     for end in 1..words.len() {
         let word = words[end];

@@ -51,6 +51,7 @@ impl Default for Lines {
 
 impl Lines {
     /// Appends one line of a sorted report.
+    #[cfg_attr(small, optimize(speed))]
     pub fn report(&mut self, out: &mut Block, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
         let mut tuple = flow.tuple(side);
@@ -92,6 +93,7 @@ impl Lines {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn line(&mut self, out: &mut Block, shown: &Shown<'_>, side: Side) {
         let flow = shown.flow;
         let tuple = flow.tuple(side);
@@ -124,6 +126,7 @@ impl Lines {
 }
 
 impl Last {
+    #[cfg_attr(small, optimize(speed))]
     fn adds_nothing_to(&self, last: &Last) -> bool {
         self.tuple == last.tuple
             && self.netns == last.netns
@@ -163,6 +166,7 @@ fn icmp_ends(out: &mut Block, tuple: &Tuple) {
     out.push(b')');
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn ends(out: &mut Block, shown: &Shown<'_>, side: Side, tuple: &Tuple) {
     let flow = shown.flow;
     let folded_source = flow.is_folded() && side == Side::Original;
@@ -176,6 +180,8 @@ fn ends(out: &mut Block, shown: &Shown<'_>, side: Side, tuple: &Tuple) {
     owner::suffix(out, shown, side);
 }
 
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn port(out: &mut Block, tuple: &Tuple, port: u16, folded: bool) {
     if !tuple.has_ports() {
         return;

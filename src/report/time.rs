@@ -50,6 +50,7 @@ impl Written {
 }
 
 /// Appends nanoseconds since 1970 as e.g. 2026-11-22T10:00:00.123456789Z.
+#[cfg_attr(small, optimize(speed))]
 pub fn rfc3339(out: &mut Block, at_ns: u64) {
     if out.time.at_ns != at_ns {
         out.time.set(at_ns);

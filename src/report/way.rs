@@ -21,6 +21,7 @@ pub struct Decision<'a> {
 }
 
 /// What the rules decided over a flow, where a trace has told of it.
+#[cfg_attr(small, optimize(speed))]
 pub fn decision<'a>(shown: &Shown<'a>) -> Option<Decision<'a>> {
     let blame = shown
         .notes
@@ -66,6 +67,7 @@ fn reject_with(step: &Step) -> Option<&'static str> {
 }
 
 /// Appends what stands behind the line of a flow that conntrack never confirmed.
+#[cfg_attr(small, optimize(speed))]
 pub fn suffix(out: &mut Block, shown: &Shown<'_>) {
     if shown.flow.life() != Life::Unconfirmed {
         return;
@@ -83,6 +85,7 @@ pub fn suffix(out: &mut Block, shown: &Shown<'_>) {
 }
 
 /// Appends one line for each step of a direction, in the order of travel.
+#[cfg_attr(small, optimize(speed))]
 pub fn lines(out: &mut Block, shown: &Shown<'_>, side: Side) {
     for step in shown
         .books

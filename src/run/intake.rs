@@ -26,6 +26,7 @@ impl Intake<'_> {
     }
 
     /// Takes the events of a batch.
+    #[cfg_attr(small, optimize(speed))]
     pub fn take_batch<'e>(&mut self, at_ns: u64, events: impl Iterator<Item = What<'e>>) {
         for what in events {
             let input = Input { at_ns, what };

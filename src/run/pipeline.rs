@@ -103,6 +103,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Applies what was read.
+    #[cfg_attr(small, optimize(speed))]
     pub fn catch_up(&mut self) {
         self.apply_ahead();
         if self.follow.is_some() {
@@ -110,6 +111,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn apply(&mut self, input: &Input<'_>) -> DumpProgress {
         match input.what {
             What::Events {
@@ -148,6 +150,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// What changes, what counts, and who is told.
+    #[cfg_attr(small, optimize(speed))]
     fn parts(&mut self) -> (&mut Table, &mut Counters, Watching<'_, 'a>) {
         let watching = Watching {
             follow: &mut self.follow,
@@ -159,6 +162,7 @@ impl<'a> Pipeline<'a> {
         (&mut self.table, &mut self.counters, watching)
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn events(&mut self, bytes: &[u8], truncated: bool, netns: Option<i32>, at_ns: u64) {
         self.counters.truncated += u64::from(truncated);
         for message in Messages::new(bytes) {
@@ -176,6 +180,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn dump(&mut self, bytes: &[u8], truncated: bool, at_ns: u64) -> DumpProgress {
         self.counters.truncated += u64::from(truncated);
         for message in Messages::new(bytes) {
@@ -206,6 +211,7 @@ impl<'a> Pipeline<'a> {
 
     /// Reads an entry. It is applied a little later: where its flow is, or would be, is far from the
     /// processor, and on its way while the next ones are read.
+    #[cfg_attr(small, optimize(speed))]
     fn entry(&mut self, kind: Kind, message: &Message<'_>, netns: Option<i32>, at_ns: u64) {
         if self.ahead_count == EVENTS_AHEAD {
             self.apply_ahead();
@@ -251,6 +257,7 @@ impl<'a> Pipeline<'a> {
         self.ahead_count += 1;
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn apply_ahead(&mut self) {
         let ahead = std::mem::take(&mut self.ahead); // neither this nor an empty one allocates
         let count = std::mem::take(&mut self.ahead_count);
@@ -270,6 +277,7 @@ impl<'a> Pipeline<'a> {
         gone.then_some("somebody removed our nf_tables table: from then on nothing was traced")
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn trace(&mut self, input: &TraceInput<'_>, at_ns: u64) {
         let Some(built) = features::Trace::built() else {
             return;

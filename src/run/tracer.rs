@@ -39,6 +39,7 @@ impl Tracer {
     }
 
     /// Takes one input that was read at `at_ns`. Says whether a message of it was framed wrongly.
+    #[cfg_attr(small, optimize(speed))]
     pub fn take(
         &mut self,
         input: &TraceInput<'_>,
@@ -99,12 +100,14 @@ impl Tracer {
         self.book.mark(in_use, remembered);
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn settle(&mut self, before_ns: u64, ways: &mut Ways) {
         let closed = &mut self.closed;
         self.assembly
             .settle(before_ns, ways, &mut |packet| closed.push(packet));
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn datagram(
         &mut self,
         bytes: &[u8],
@@ -134,6 +137,7 @@ impl Tracer {
         Ok(())
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn nft_hit(
         &mut self,
         message: &Message<'_>,
@@ -156,6 +160,7 @@ impl Tracer {
         Ok(Some((hit, resolved.known)))
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn legacy_hit(
         &mut self,
         message: &Message<'_>,

@@ -115,6 +115,7 @@ impl Socket {
 
     /// Receives what is queued, up to the batch's size, without waiting. 0 where nothing is queued;
     /// ENOBUFS where the queue overflowed since the last call (what is queued comes with the next).
+    #[cfg_attr(small, optimize(speed))]
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
         batch.reset();
         let len = batch.headers.len() as libc::c_uint;

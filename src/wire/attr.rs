@@ -20,11 +20,13 @@ pub struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// Reads attributes from the start of `bytes`.
+    #[cfg_attr(small, optimize(speed))]
     pub fn new(bytes: &'a [u8]) -> Self {
         Attributes { rest: bytes }
     }
 
     #[inline]
+    #[cfg_attr(small, optimize(speed))]
     fn step(&mut self) -> Option<(u16, &'a [u8])> {
         let (header, after) = self.rest.split_first_chunk::<NLA_HDRLEN>()?;
         let [l0, l1, t0, t1] = *header;
@@ -41,6 +43,7 @@ impl<'a> Iterator for Attributes<'a> {
     type Item = Result<(u16, &'a [u8]), BrokenFraming>;
 
     #[inline]
+    #[cfg_attr(small, optimize(speed))]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
@@ -54,21 +57,25 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// A payload of exactly one byte.
+#[cfg_attr(small, optimize(speed))]
 pub fn u8_of(payload: &[u8]) -> Option<u8> {
     <[u8; 1]>::try_from(payload).ok().map(|[b]| b)
 }
 
 /// A big-endian payload of exactly two bytes.
+#[cfg_attr(small, optimize(speed))]
 pub fn be16_of(payload: &[u8]) -> Option<u16> {
     <[u8; 2]>::try_from(payload).ok().map(u16::from_be_bytes)
 }
 
 /// A big-endian payload of exactly four bytes.
+#[cfg_attr(small, optimize(speed))]
 pub fn be32_of(payload: &[u8]) -> Option<u32> {
     <[u8; 4]>::try_from(payload).ok().map(u32::from_be_bytes)
 }
 
 /// A big-endian payload of exactly eight bytes.
+#[cfg_attr(small, optimize(speed))]
 pub fn be64_of(payload: &[u8]) -> Option<u64> {
     <[u8; 8]>::try_from(payload).ok().map(u64::from_be_bytes)
 }

@@ -45,6 +45,8 @@ pub struct Tuple {
 
 impl Tuple {
     /// Whether this is ICMP over IPv4 or ICMPv6 over IPv6, whose ports are (id, type and code).
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn is_icmp(&self) -> bool {
         self.proto
             == if self.ipv6 {
@@ -61,6 +63,8 @@ impl Tuple {
     }
 
     /// The tuple of a reply that nothing translates. ICMP queries are answered by another type.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn inverse(&self) -> Tuple {
         let mut inverse = Tuple {
             src: self.dst,
@@ -145,6 +149,7 @@ impl Entry {
     }
 
     /// Reads them into an entry that holds nothing yet. What it holds after an error means nothing.
+    #[cfg_attr(small, optimize(speed))]
     pub fn read(&mut self, attributes: Attributes<'_>) -> Result<(), Rejected> {
         let (mut original, mut reply) = (Err(Rejected::NoTuple), Err(Rejected::NoTuple));
         for attribute in attributes {
@@ -180,6 +185,7 @@ impl Entry {
     }
 
     /// CTA_TUPLE_ORIG or CTA_TUPLE_REPLY; a zone in it holds for that direction.
+    #[cfg_attr(small, optimize(speed))]
     fn tuple(&mut self, payload: &[u8], direction: ZoneDirection) -> Result<(), Rejected> {
         let tuple = match usual(payload) {
             Some(tuple) => tuple,
@@ -198,6 +204,7 @@ impl Entry {
     }
 
     /// Counts a flaw when an attribute that is there could not be read.
+    #[cfg_attr(small, optimize(speed))]
     fn noted<T>(&mut self, value: Option<T>) -> Option<T> {
         if value.is_none() {
             self.flaw();
@@ -213,6 +220,7 @@ pub fn dump_request(family: u8, sequence: u32) -> Request {
 }
 
 /// CTA_TUPLE_*: addresses, protocol, and a zone that holds for this direction only.
+#[cfg_attr(small, optimize(speed))]
 fn tuple(payload: &[u8], entry: &mut Entry, direction: ZoneDirection) -> Result<Tuple, Rejected> {
     let mut tuple = Tuple::default();
     let (mut has_ip, mut has_proto) = (false, false);
@@ -237,6 +245,7 @@ fn tuple(payload: &[u8], entry: &mut Entry, direction: ZoneDirection) -> Result<
 }
 
 /// CTA_TUPLE_IP: both addresses, of one family; false where one is missing.
+#[cfg_attr(small, optimize(speed))]
 fn addresses(payload: &[u8], tuple: &mut Tuple) -> Result<bool, Rejected> {
     let (mut src, mut dst) = (None, None);
     for attribute in Attributes::new(payload) {
@@ -256,12 +265,14 @@ fn addresses(payload: &[u8], tuple: &mut Tuple) -> Result<bool, Rejected> {
     Ok(src_ipv6 == dst_ipv6)
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn ipv4(payload: &[u8]) -> Option<[u8; 16]> {
     let [a, b, c, d] = *<&[u8; 4]>::try_from(payload).ok()?;
     Some([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
 /// CTA_TUPLE_PROTO: protocol number and what tells flows of that protocol apart.
+#[cfg_attr(small, optimize(speed))]
 fn protocol(payload: &[u8], tuple: &mut Tuple, flaws: &mut u32) -> Result<bool, Rejected> {
     let mut has_number = false;
     let (mut kind_byte, mut code_byte, mut is_icmp) = (0, 0, false);
@@ -308,6 +319,7 @@ fn protoinfo(payload: &[u8], flaws: &mut u32) -> Option<u8> {
 }
 
 /// CTA_COUNTERS_*: 64-bit since Linux 2.6.29; 32-bit attributes are what older kernels sent.
+#[cfg_attr(small, optimize(speed))]
 fn counters(payload: &[u8]) -> Option<Traffic> {
     let wide = |kind, kind32| {
         let value = find(payload, kind).and_then(be64_of);
@@ -320,6 +332,7 @@ fn counters(payload: &[u8]) -> Option<Traffic> {
 }
 
 /// CTA_TIMESTAMP: start, and stop in DESTROY events.
+#[cfg_attr(small, optimize(speed))]
 fn timestamp(payload: &[u8], entry: &mut Entry) {
     if let Some(start) = find(payload, CTA_TIMESTAMP_START) {
         entry.start_ns = entry.noted(be64_of(start));

@@ -19,6 +19,7 @@ pub struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// Splits a netfilter body into its address family (`nfgen_family`) and its attributes.
+    #[cfg_attr(small, optimize(speed))]
     pub fn netfilter(&self) -> Result<(u8, Attributes<'a>), BrokenFraming> {
         let (header, attributes) = self
             .body
@@ -50,10 +51,13 @@ pub struct Messages<'a> {
 
 impl<'a> Messages<'a> {
     /// Reads messages from the start of a datagram.
+    #[cfg_attr(small, optimize(speed))]
     pub fn new(datagram: &'a [u8]) -> Self {
         Messages { rest: datagram }
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn step(&mut self) -> Option<Message<'a>> {
         let (header, after) = self.rest.split_first_chunk::<NLMSG_HDRLEN>()?;
         let [l0, l1, l2, l3, k0, k1, f0, f1, ..] = *header;
@@ -75,6 +79,8 @@ impl<'a> Messages<'a> {
 impl<'a> Iterator for Messages<'a> {
     type Item = Result<Message<'a>, BrokenFraming>;
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;

@@ -46,6 +46,7 @@ pub struct Line<'a> {
 impl<'a> Line<'a> {
     /// Reads the attributes of one message. `None` where it is no trace line: somebody else's use of
     /// the same group.
+    #[cfg_attr(small, optimize(speed))]
     pub fn parse(
         family: u8,
         attributes: Attributes<'a>,
@@ -84,6 +85,7 @@ impl<'a> Line<'a> {
 }
 
 /// enum ip_conntrack_info: from IP_CT_IS_REPLY on in the reply direction.
+#[cfg_attr(small, optimize(speed))]
 fn ct_info(payload: &[u8]) -> Option<bool> {
     const IP_CT_IS_REPLY: u32 = 3;
     const IP_CT_NUMBER: u32 = 6; // one more than the last
@@ -92,6 +94,7 @@ fn ct_info(payload: &[u8]) -> Option<bool> {
 }
 
 /// The id of a conntrack entry; of the rest nothing is needed here.
+#[cfg_attr(small, optimize(speed))]
 fn id_of(entry: &[u8]) -> Option<u32> {
     let mut attributes = Attributes::new(entry).map_while(Result::ok);
     let (_, id) = attributes.find(|(kind, _)| *kind == CTA_ID)?;
@@ -101,6 +104,7 @@ fn id_of(entry: &[u8]) -> Option<u32> {
 type Said<'a> = (&'a [u8], &'a [u8], LineKind, u32);
 
 /// Takes a prefix apart: the table from the left, number and kind from the right.
+#[cfg_attr(small, optimize(speed))]
 fn said(prefix: &[u8]) -> Option<Said<'_>> {
     let rest = prefix.strip_prefix(b"TRACE: ")?;
     let rest = rest.strip_suffix(b" ").unwrap_or(rest);
@@ -117,11 +121,13 @@ fn said(prefix: &[u8]) -> Option<Said<'_>> {
     (!table.is_empty() && !chain.is_empty()).then_some((table, chain, kind, decimal(number)?))
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn split_at_last_colon(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = text.iter().rposition(|byte| *byte == b':')?;
     Some((text.get(..colon)?, text.get(colon.checked_add(1)?..)?))
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn decimal(digits: &[u8]) -> Option<u32> {
     let number = digits.iter().try_fold(0u32, |number, digit| {
         let value = digit.checked_sub(b'0').filter(|value| *value < 10)?;

@@ -54,6 +54,7 @@ pub struct Trace<'a> {
 
 impl<'a> Trace<'a> {
     /// Reads the attributes of one message; `Err` where it is framed wrongly, or has no id or names.
+    #[cfg_attr(small, optimize(speed))]
     pub fn parse(family: u8, attributes: Attributes<'a>) -> Result<Trace<'a>, BrokenFraming> {
         let (mut id, mut table, mut chain, mut kind) = (None, None, None, None);
         let (mut handle, mut verdict, mut policy, mut target) = (None, None, None, None);
@@ -108,6 +109,7 @@ impl<'a> Trace<'a> {
 }
 
 /// Verdicts nest without NLA_F_NESTED.
+#[cfg_attr(small, optimize(speed))]
 fn verdict_of(payload: &[u8]) -> Result<(Option<i32>, Option<&[u8]>), BrokenFraming> {
     let (mut code, mut chain) = (None, None);
     for attribute in Attributes::new(payload) {

@@ -29,6 +29,7 @@ pub struct Head {
 impl Head {
     /// Reads a packet from its IP header on; `None` where it is cut too short, or is a fragment that
     /// does not begin its packet.
+    #[cfg_attr(small, optimize(speed))]
     pub fn of_packet(packet: &[u8]) -> Option<Head> {
         match packet.first()? >> 4 {
             4 => {
@@ -44,6 +45,7 @@ impl Head {
     }
 
     /// Reads a packet from its network header and its transport header, as nf_tables traces give them.
+    #[cfg_attr(small, optimize(speed))]
     pub fn of_headers(network: &[u8], transport: &[u8]) -> Option<Head> {
         match network.first()? >> 4 {
             4 => Head::ipv4(network, transport),
@@ -56,6 +58,7 @@ impl Head {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn ipv4(header: &[u8], transport: &[u8]) -> Option<Head> {
         let header = header.get(..IPV4_HEADER_LEN)?;
         if be16(header, 6)? & 0x1fff != 0 {
@@ -85,6 +88,7 @@ impl Head {
         Some(Head::transport(tuple, label_and_length, transport))
     }
 
+    #[cfg_attr(small, optimize(speed))]
     fn transport(mut tuple: Tuple, network_part: u64, transport: &[u8]) -> Head {
         let mut icmp_error = false;
         // Not the ports, nor a checksum: translation changes those.
@@ -118,6 +122,7 @@ impl Head {
     }
 
     /// Whether `later` can be this packet after it was translated at one end, or not at all.
+    #[cfg_attr(small, optimize(speed))]
     pub fn becomes(&self, later: &Head) -> bool {
         let (a, b) = (&self.tuple, &later.tuple);
         self.fingerprint == later.fingerprint
@@ -132,6 +137,7 @@ impl Head {
 
 /// Mixes the part of the network header with the first FINGERPRINT_LEN bytes of `kept`, as many as
 /// there are.
+#[cfg_attr(small, optimize(speed))]
 fn fingerprint(network_part: u64, kept: &[u8]) -> u64 {
     let kept = kept.get(..FINGERPRINT_LEN).unwrap_or(kept);
     let mut state = network_part;

@@ -20,6 +20,8 @@ impl Tuple {
 
     /// Whether there are ports (or keys) in it. Where the kernel sent none both are zero, which of such
     /// a protocol they never are otherwise (but for GRE without a key).
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn has_ports(&self) -> bool {
         self.can_have_ports() && !(self.can_lack_ports() && (self.sport, self.dport) == (0, 0))
     }

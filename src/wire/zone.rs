@@ -23,6 +23,7 @@ pub struct Zone {
 
 impl Zone {
     /// The zone of the original direction, and of the reply.
+    #[cfg_attr(small, optimize(speed))]
     pub fn by_direction(self) -> (u16, u16) {
         match self.direction {
             ZoneDirection::Both => (self.id, self.id),

@@ -57,6 +57,7 @@ impl Book {
     }
 
     /// Resolves a line of the legacy tables.
+    #[cfg_attr(small, optimize(speed))]
     pub fn resolve_legacy(&mut self, line: &Line<'_>, at_ns: u64, ways: &mut Ways) -> Resolved {
         self.legacy_before.retain(|(changed_ns, _)| {
             let is_soon = at_ns <= changed_ns.saturating_add(RELOAD_DOUBT.as_nanos() as u64);
@@ -146,6 +147,7 @@ impl Book {
     }
 }
 
+#[cfg_attr(small, optimize(speed))]
 fn key_of<'a>(line: &Line<'a>) -> HitKey<'a> {
     HitKey {
         kind: [b'L', u8::from(line.ipv6), line.kind as u8, line.hook],
@@ -165,6 +167,7 @@ struct Parts<'a> {
 }
 
 /// Takes a key apart, if it is a line's.
+#[cfg_attr(small, optimize(speed))]
 fn parts<'a>(key: &HitKey<'a>) -> Option<Parts<'a>> {
     let [b'L', ipv6, kind, _hook] = key.kind else {
         return None;

@@ -22,6 +22,7 @@ struct Found {
 
 impl Book {
     /// Resolves a trace message of nf_tables.
+    #[cfg_attr(small, optimize(speed))]
     pub fn resolve_nft(&mut self, trace: &Trace<'_>, ways: &mut Ways) -> Resolved {
         if trace.table == instrument::TABLE.as_bytes() {
             return own(trace);

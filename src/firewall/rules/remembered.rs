@@ -32,6 +32,7 @@ struct Known {
 }
 
 impl Known {
+    #[cfg_attr(small, optimize(speed))]
     fn key(&self) -> HitKey<'_> {
         HitKey {
             kind: self.kind,
@@ -41,6 +42,8 @@ impl Known {
         }
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn is(&self, hash: u64, key: &HitKey<'_>) -> bool {
         self.hash == hash
             && self.number == key.number
@@ -60,6 +63,7 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// What this hit was resolved to.
+    #[cfg_attr(small, optimize(speed))]
     pub fn find(&self, key: &HitKey<'_>) -> Option<Resolved> {
         let hash = hash(key);
         let mut at = self.home(hash)?;
@@ -131,6 +135,8 @@ impl Remembered {
     }
 
     /// The first slot to look at.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn home(&self, hash: u64) -> Option<usize> {
         let mask = self.slots.len().checked_sub(1)?;
         Some((hash >> 32) as usize & mask)
@@ -138,6 +144,7 @@ impl Remembered {
 }
 
 /// Whoever sends packets chooses none of this; who makes rules may make them as slow as he likes.
+#[cfg_attr(small, optimize(speed))]
 fn hash(key: &HitKey<'_>) -> u64 {
     let kind = u64::from(u32::from_ne_bytes(key.kind));
     let verdict = u64::from(u32::from_ne_bytes(key.verdict.to_ne_bytes()));
@@ -157,12 +164,16 @@ fn hash(key: &HitKey<'_>) -> u64 {
 
 const SEED: u64 = 0x243f_6a88_85a3_08d3; // digits of pi
 
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn fold(state: u64, word: u64) -> u64 {
     let product = u128::from(state ^ word) * 0x9e37_79b9_7f4a_7c15;
     (product as u64) ^ ((product >> 64) as u64)
 }
 
 /// Names are short: some C libraries compare them byte by byte.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
 fn same(mut a: &[u8], mut b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
