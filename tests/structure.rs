@@ -126,8 +126,9 @@ fn unsafe_code_stands_in_sys_only() {
 #[test]
 fn functions_and_files_stay_short() {
     for (file, text) in sources() {
+        let is_attribute = |line: &&str| line.trim_start().starts_with("#[");
         assert!(
-            text.lines().count() <= FILE_LINES_MAX,
+            text.lines().filter(|line| !is_attribute(line)).count() <= FILE_LINES_MAX,
             "{file}: does it still hold one thing?"
         );
         let mut open: Option<(usize, usize, &str)> = None;
