@@ -344,10 +344,12 @@ impl<'a> Session<'a> {
     fn rest(&mut self) -> Result<()> {
         let at_ns = clock::realtime_ns();
         let trace = self.trace.as_mut();
-        let quiet = trace.is_some_and(|trace| trace.is_quiet_due(&self.intake));
-        let quiet = quiet && self.read_once_more()?;
+        let due = trace.is_some_and(|trace| trace.is_quiet_due(&self.intake));
+        if due && !self.read_once_more()? {
+            return Ok(());
+        }
         if let Some(trace) = &mut self.trace {
-            if quiet {
+            if due {
                 trace.quiet(at_ns, &mut self.intake);
             }
             trace.rest(&mut self.intake);
