@@ -37,7 +37,7 @@ wait_for() { # wait_for WHAT COMMAND...: until that succeeds
 		sleep 0.1
 	done
 }
-gone() { [ ! -d "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"; }
+gone() { ! grep -qs '^State:.[^ZX]' "/proc/$1/status"; } # one look: it may go between two
 
 # ---------------------------------------------------------------- the network
 
