@@ -72,18 +72,24 @@ pub const RECEIVE_BUFFER_MEMORY_SHARE: u64 = 32;
 pub const BATCH_DATAGRAMS: usize = 64;
 
 /// Room for one event datagram. Events take 200 to 400 bytes; a longer one is counted as truncated.
-/// Not a power of two: at equal distances of 4096 all of a batch would share a few lines of the cache.
-pub const EVENT_DATAGRAM_LEN: usize = 4096 + 64;
+/// Not a power of two: at equal distances of 4096 or a part of it all of a batch would share a few lines of the cache.
+pub const EVENT_DATAGRAM_LEN: usize = 2048 + 64;
 
 /// Room for one dump datagram: the kernel fills at most 32 KiB.
 pub const DUMP_DATAGRAM_LEN: usize = 65_536;
 
 /// Rest after a batch that was not full: a wake-up costs more than parsing what it brings, for us
 /// and for the packet that causes it.
-pub const COALESCE: Duration = Duration::from_millis(2);
+pub const COALESCE: Duration = Duration::from_millis(4);
+/// And where processes are told of, which may be gone by then.
+pub const COALESCE_OWNED: Duration = Duration::from_millis(2);
 
 /// Events that are read before the first of them is applied: enough to hide the way to their flows.
 pub const EVENTS_AHEAD: usize = 16;
+
+/// Bytes of the table that are there before flows come into them: 450 flows, and no more than is of no
+/// account on a small machine.
+pub const PAGES_AT_ONCE_LEN: usize = 64 << 10;
 
 /// Batches read in a row before signals, timers and the dump get their turn.
 pub const BATCHES_IN_A_ROW: usize = 16;

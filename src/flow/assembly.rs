@@ -46,9 +46,12 @@ pub struct Assembly {
     free: Vec<usize>,
     /// The slots of the open packets, the oldest first.
     queue: VecDeque<usize>,
-    /// What hits find them by: the number that they have in nf_tables, and the first head's fingerprint.
+    /// What hits find them by: the number that they have in nf_tables, their fingerprint, and this with
+    /// the ends that they had first, or have last where these are others by now.
     by_id: Chains,
     by_fingerprint: Chains,
+    by_first: Chains,
+    by_last: Chains,
     turns: u64,
     /// Hits that belong to no packet that is open.
     pub orphans: u64,
@@ -69,6 +72,8 @@ impl Assembly {
             queue: VecDeque::with_capacity(OPEN_PACKETS),
             by_id: Chains::new(),
             by_fingerprint: Chains::new(),
+            by_first: Chains::new(),
+            by_last: Chains::new(),
             turns: 0,
             orphans: 0,
             shortened: 0,
@@ -100,7 +105,14 @@ impl Assembly {
         if let Stream::Nft(id) = hit.stream {
             self.number(slot, Some(id));
         }
-        self.shortened += u64::from(self.slots[slot].note(hit));
+        let is_translated = |head: Head| head.tuple != self.slots[slot].last.tuple;
+        if hit.head.is_some_and(is_translated) {
+            self.leave_last(slot);
+            self.shortened += u64::from(self.slots[slot].note(hit));
+            self.enter_last(slot);
+        } else {
+            self.shortened += u64::from(self.slots[slot].note(hit));
+        }
     }
 
     /// Closes packets of which nothing was heard since `before_ns`, the oldest first.
@@ -166,6 +178,8 @@ impl Assembly {
             }
         };
         self.by_fingerprint.enter(head.fingerprint, slot);
+        self.by_first
+            .enter(look(head.fingerprint, &head.tuple), slot);
         self.queue.push_back(slot);
         slot
     }
@@ -174,11 +188,35 @@ impl Assembly {
     #[cfg_attr(small, optimize(speed))]
     fn close(&mut self, slot: usize, ways: &mut Ways, closed: &mut dyn FnMut(Packet)) {
         self.number(slot, None);
+        self.leave_last(slot);
         let open = &mut self.slots[slot];
-        self.by_fingerprint.leave(open.first.fingerprint, slot);
+        let Head {
+            fingerprint, tuple, ..
+        } = &open.first;
+        self.by_fingerprint.leave(*fingerprint, slot);
+        self.by_first.leave(look(*fingerprint, tuple), slot);
         let packet = open.close(ways, &mut self.ties, self.lets_go);
         packet.into_iter().for_each(closed);
         self.free.push(slot);
+    }
+
+    /// Where its ends are others than at first, hits find it by these, too.
+    fn enter_last(&mut self, slot: usize) {
+        let Open { first, last, .. } = &self.slots[slot];
+        if last.tuple != first.tuple {
+            let key = look(first.fingerprint, &last.tuple);
+            self.by_last.enter(key, slot);
+        }
+    }
+
+    /// Before its ends become others.
+    #[cfg_attr(small, optimize(speed))]
+    fn leave_last(&mut self, slot: usize) {
+        let Open { first, last, .. } = &self.slots[slot];
+        if last.tuple != first.tuple {
+            let key = look(first.fingerprint, &last.tuple);
+            self.by_last.leave(key, slot);
+        }
     }
 
     /// A packet has this number in nf_tables from now on, or none.
@@ -226,28 +264,57 @@ impl Assembly {
             }
         }
         let head = hit.head.as_ref()?;
-        // Many packets to different ends look alike but for these: translation is the second guess, and
-        // of a packet that its stream has told of rather than of another.
-        let (mut told, mut untold) = (None, None);
+        self.seen(head, hit)
+            .or_else(|| self.may_have_become(head, hit))
+    }
+
+    /// The oldest packet that has these ends, or had them at first.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    fn seen(&self, head: &Head, hit: &Hit) -> Option<usize> {
+        let key = look(head.fingerprint, &head.tuple);
+        let slots = self.by_first.of(key).chain(self.by_last.of(key));
+        let is_it = |slot: &usize| {
+            let open = &self.slots[*slot];
+            open.first.fingerprint == head.fingerprint
+                && (open.first.tuple == head.tuple || open.last.tuple == head.tuple)
+                && open.leads_on(hit)
+                && open.is_free_for(hit)
+        };
+        slots
+            .filter(is_it)
+            .min_by_key(|slot| self.slots[*slot].turn)
+    }
+
+    /// The oldest packet that translation can have made this of; rather one that its stream has told of.
+    /// The second guess: many packets to different ends look alike but for these.
+    #[cfg_attr(small, optimize(speed))]
+    fn may_have_become(&self, head: &Head, hit: &Hit) -> Option<usize> {
+        let mut untold = None;
         for slot in self.by_fingerprint.of(head.fingerprint) {
             let open = &self.slots[slot];
-            if open.first.fingerprint != head.fingerprint
-                || !open.leads_on(hit)
-                || !open.is_free_for(hit)
-            {
-                continue;
-            }
-            if open.last.tuple == head.tuple || open.first.tuple == head.tuple {
+            let can_be = open.first.fingerprint == head.fingerprint
+                && open.leads_on(hit)
+                && open.is_free_for(hit)
+                && open.can_become(head);
+            if can_be && open.told(hit.stream).progress.is_some() {
                 return Some(slot);
             }
-            if open.can_become(head) {
-                let is_told = open.told(hit.stream).progress.is_some();
-                let guess = if is_told { &mut told } else { &mut untold };
-                guess.get_or_insert(slot);
+            if can_be {
+                untold.get_or_insert(slot);
             }
         }
-        told.or(untold)
+        untold
     }
+}
+
+/// What packets are found by that look alike, ends included.
+#[cfg_attr(small, optimize(speed))]
+#[inline]
+fn look(fingerprint: u64, tuple: &Tuple) -> u64 {
+    let ends = u128::from_ne_bytes(tuple.src) ^ u128::from_ne_bytes(tuple.dst).rotate_left(31);
+    let ports = u64::from(tuple.sport) << 48 | u64::from(tuple.dport) << 32;
+    fingerprint.rotate_left(7) ^ (ends as u64) ^ ((ends >> 64) as u64) ^ ports
 }
 
 impl Default for Assembly {

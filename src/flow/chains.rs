@@ -14,6 +14,8 @@ const _: () = assert!(OPEN_PACKETS < NONE as usize, "a slot's number is no end")
 #[derive(Debug)]
 pub(super) struct Chains {
     heads: Box<[u16]>,
+    /// The last slot of each chain that has one.
+    tails: Box<[u16]>,
     /// The slot behind each, in its chain.
     after: Box<[u16]>,
 }
@@ -23,6 +25,7 @@ impl Chains {
     pub fn new() -> Chains {
         Chains {
             heads: vec![NONE; CHAINS].into_boxed_slice(),
+            tails: vec![NONE; CHAINS].into_boxed_slice(),
             after: vec![NONE; OPEN_PACKETS].into_boxed_slice(),
         }
     }
@@ -42,12 +45,12 @@ impl Chains {
     /// Enters a slot that is not in a chain.
     #[cfg_attr(small, optimize(speed))]
     pub fn enter(&mut self, key: u64, slot: usize) {
-        let last = self.of(key).last();
-        let end = match last {
-            Some(last) => &mut self.after[last],
-            None => &mut self.heads[chain(key)],
-        };
-        *end = slot as u16;
+        let chain = chain(key);
+        let last = std::mem::replace(&mut self.tails[chain], slot as u16);
+        match self.after.get_mut(usize::from(last)) {
+            Some(end) => *end = slot as u16,
+            None => self.heads[chain] = slot as u16,
+        }
         self.after[slot] = NONE;
     }
 
@@ -65,6 +68,9 @@ impl Chains {
             "a slot leaves the chain that it is in"
         );
         *link = after;
+        if after == NONE {
+            self.tails[chain(key)] = before.map_or(NONE, |before| before as u16);
+        }
     }
 }
 
@@ -93,6 +99,14 @@ mod tests {
         chains.enter(7, 1);
         chains.leave(7, 3);
         assert_eq!(of(&chains), [2, 1]);
+        chains.leave(7, 1); // the last one
+        chains.enter(7, 3);
+        assert_eq!(of(&chains), [2, 3]);
+        chains.leave(7, 2);
+        chains.leave(7, 3); // the only one
+        assert_eq!(of(&chains), []);
+        chains.enter(7, 2);
+        assert_eq!(of(&chains), [2]);
     }
 
     #[test]

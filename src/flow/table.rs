@@ -25,6 +25,7 @@ use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{CAPACITY_MAX, SLOTS_PER_FLOW};
 use crate::wire::conntrack::Tuple;
 use std::collections::VecDeque;
+use std::mem::MaybeUninit;
 
 /// What an event meant for a flow; told to an observer together with the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +158,13 @@ impl Table {
         self.capacity
     }
 
+    /// Where no flow was yet, the next place first.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub fn room(&mut self) -> &mut [MaybeUninit<Flow>] {
+        self.flows.spare_capacity_mut()
+    }
+
     /// All entries with their places, in no order.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
@@ -223,18 +231,20 @@ impl Table {
         if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
             self.note_zone(event.entry.zone.id);
         }
-        let flow = Flow::new(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
+        let mut candidate = Candidate {
+            flow: Flow::default(),
+            hashes,
+            is_unknown: false,
+        };
+        let candidate = &mut candidate;
+        let flow = &mut candidate.flow;
+        flow.begin(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
         let (original, reply) = (flow.key(Side::Original), flow.key(Side::Reply));
         debug_assert_eq!(hashes, [&original, &reply].map(|key| self.hasher.hash(key)));
         let original = self.index.find(&self.flows, &original, hashes[0]);
         let reply = self.index.find(&self.flows, &reply, hashes[1]);
-        let known = self.known(&flow, event, original, reply);
-        let mut candidate = Candidate {
-            flow,
-            hashes,
-            is_unknown: matches!(known, Known::Nothing),
-        };
-        let candidate = &mut candidate;
+        let known = self.known(&candidate.flow, event, original, reply);
+        candidate.is_unknown = matches!(known, Known::Nothing);
         match event.kind {
             Kind::New => self.apply_new(candidate, known, event, counters, observer),
             Kind::Update => self.apply_update(candidate, known, event, counters, observer),
@@ -539,11 +549,11 @@ impl Table {
         let place = self.free;
         let place = if place == NO_PLACE {
             debug_assert!(self.flows.len() < self.capacity as usize);
-            self.flows.push(*flow);
+            self.flows.push(flow.copied());
             self.flows.len() as u32 - 1
         } else {
             self.free = self.flows[place as usize].next_free();
-            self.flows[place as usize] = *flow;
+            self.flows[place as usize] = flow.copied();
             place
         };
         if flow.life() != Life::Live {

@@ -14,9 +14,10 @@ use crate::flow::filter::Filter;
 use crate::flow::owner::Owners;
 use crate::flow::path::Ways;
 use crate::flow::table::Table;
-use crate::limits::EVENTS_AHEAD;
+use crate::limits::{EVENTS_AHEAD, PAGES_AT_ONCE_LEN};
 use crate::report::Books;
 use crate::sys::cache;
+use crate::sys::pages::Pages;
 use crate::wire::conntrack::{Entry, Rejected, Tuple};
 use crate::wire::kernel::*;
 use crate::wire::message::{Message, Messages};
@@ -66,6 +67,8 @@ pub struct Pipeline<'a> {
     /// Events that were read, and how many of these are still to be applied.
     ahead: Box<[Ahead]>,
     ahead_count: usize,
+    /// The table's.
+    pages: Pages,
     /// Whether a broken message of a kind was logged already.
     logged: [bool; 2],
 }
@@ -86,6 +89,7 @@ impl<'a> Pipeline<'a> {
             pass: DumpPass::Initial,
             ahead: vec![Ahead::default(); EVENTS_AHEAD].into(),
             ahead_count: 0,
+            pages: Pages::new(PAGES_AT_ONCE_LEN),
             logged: [false; 2],
         }
     }
@@ -261,6 +265,7 @@ impl<'a> Pipeline<'a> {
     fn apply_ahead(&mut self) {
         let ahead = std::mem::take(&mut self.ahead); // neither this nor an empty one allocates
         let count = std::mem::take(&mut self.ahead_count);
+        self.pages.ahead(self.table.room(), EVENTS_AHEAD);
         let (table, counters, mut watching) = self.parts();
         for Ahead { event, hashes } in &ahead[..count] {
             table.apply_hashed(event, *hashes, counters, &mut watching);

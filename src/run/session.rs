@@ -26,7 +26,7 @@ use crate::event::DumpPass;
 use crate::features::{self, OwnersOnly, TraceOnly};
 use crate::firewall::activation::{self, Activated, Idle};
 use crate::firewall::instrument::Instrument;
-use crate::limits::COALESCE;
+use crate::limits::{COALESCE, COALESCE_OWNED};
 use crate::report::summary::{Rungs, Summary};
 use crate::sys::process::Told;
 use crate::sys::signal::{Asked, Signals, wait};
@@ -329,7 +329,11 @@ impl<'a> Session<'a> {
         }
         self.hand_on()?;
         if (events || nft || log || probes) && all_read && !self.dumper.is_going() {
-            wait([(self.signals.fd(), PollFlags::IN)], Some(COALESCE)).map_err(waiting)?;
+            let rest = match self.owners {
+                Some(_) => COALESCE_OWNED,
+                None => COALESCE,
+            };
+            wait([(self.signals.fd(), PollFlags::IN)], Some(rest)).map_err(waiting)?;
         }
         let asked = if signal || asks {
             self.signals.asked()

@@ -15,6 +15,7 @@ pub mod modules;
 pub mod mounts;
 pub mod netlink;
 pub mod networks;
+pub mod pages;
 pub mod place;
 pub mod privileges;
 pub mod process;

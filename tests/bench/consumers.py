@@ -156,8 +156,8 @@ class Ulogd(Consumer):
 class Reader(Consumer):
     name = "bare reader"
 
-    def __init__(self, ground, mode="events", rest_us=0):
-        super().__init__(ground, [ground.built.reader, mode, str(rest_us)])
+    def __init__(self, ground, mode="events", rest_us=0, kept_len=0):
+        super().__init__(ground, [ground.built.reader, mode, str(rest_us), str(kept_len)])
 
     def read(self):
         with open(self.output, encoding="ascii") as file:

@@ -48,6 +48,11 @@ def times_less(work, ours, other, name, least):
     return Row(work, str(ours), f"{name}: {other}", f"{ratio:.1f}", f"at least {least} times less", ratio >= least)
 
 
+def beside(work, ours, other, name):
+    """What there is no goal for."""
+    return Row(work, str(ours), f"{name}: {other}", f"{ours.median / other.median:.2f}")
+
+
 def at_most(work, ours, limit, unit):
     return Row(work, str(ours), "", "", f"at most {limit}{unit}", ours.median <= limit)
 

@@ -1,10 +1,11 @@
 /* The least that a reader of netlink can do: it receives, and counts the messages by their headers.
  *
- *   reader events REST   new flows' events (group 1), 64 datagrams at a time; after a batch that was not
- *                        full it rests for so many microseconds
- *   reader trace REST    trace messages of nf_tables (group 9), likewise
- *   reader dump          the conntrack table, once; the kernel fills 32 KiB at a time
+ *   reader events [REST [KEPT]]  new flows' events (group 1), 64 datagrams at a time; after a batch that was
+ *                                not full it rests for so many microseconds
+ *   reader trace [REST [KEPT]]   trace messages of nf_tables (group 9), likewise
+ *   reader dump [0 [KEPT]]       the conntrack table, once; the kernel fills 32 KiB at a time
  *
+ * It keeps so many bytes of each message, one behind the other: what anybody pays who keeps something.
  * SIGTERM ends it. The last line says how many messages there were. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -23,8 +25,11 @@
 #define DATAGRAM_LEN 4096
 #define DUMP_DATAGRAM_LEN 65536
 #define BUFFER_LEN (512 << 20)
+#define KEPT_LEN_MAX (1ul << 30)
 
 static volatile sig_atomic_t ended;
+static char *kept;
+static size_t kept_len;
 
 static void end(int signal)
 {
@@ -38,6 +43,10 @@ static unsigned long count(struct nlmsghdr *message, unsigned len, int *done)
 	for (; NLMSG_OK(message, len); message = NLMSG_NEXT(message, len)) {
 		*done |= message->nlmsg_type == NLMSG_DONE || message->nlmsg_type == NLMSG_ERROR;
 		found += message->nlmsg_type >= NLMSG_MIN_TYPE;
+		if (kept_len && len >= kept_len) {
+			memcpy(kept, message, kept_len);
+			kept += kept_len;
+		}
 	}
 	return found;
 }
@@ -97,6 +106,10 @@ int main(int argc, char **argv)
 	sigaction(SIGTERM, &action, 0);
 	if (argc < 2 || fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof any))
 		return 2;
+	kept_len = argc > 3 ? atoi(argv[3]) : 0;
+	kept = mmap(0, KEPT_LEN_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (kept == MAP_FAILED)
+		return perror("mmap"), 1;
 	useconds_t rest = argc > 2 ? atoi(argv[2]) : 0;
 	if (!strcmp(argv[1], "dump"))
 		printf("%lu\n", dump(fd));

@@ -172,6 +172,7 @@ NEWER = (
     Newer("insecure_random", "5.6", asked=(("getrandom", 2, 4),)),  # std, for hash tables; then without the flag
     Newer("spec_allow", "4.17", asked=(("seccomp", 1, 4),)),  # then without the flag
     Newer("madv_free", "4.5", asked=(("madvise", 2, 8),)),  # musl, as a favour
+    Newer("populate", "5.14", asked=(("madvise", 2, 23),)),  # then each page when it is touched
     Newer("capabilities", "5.8", asked=tuple(("prctl", 1, number) for number in range(CAP_AUDIT_READ + 1, 64))),  # the first that is unknown ends the search
     Newer("faccessat2", "5.8", ("faccessat2",), seen_in="owners"),  # libbpf by musl, and rustix; then faccessat
     Newer("detached_mount", "5.2", ("fsopen", "fsconfig", "fsmount"), seen_in="owners"),  # then no rung cgroup
