@@ -31,7 +31,7 @@ LISTED = os.path.join(HERE, "../../src/sys/seccomp/calls.rs")
 LISTED_THOUGH_NEWER = {"statx"}  # std on glibc asks it first
 
 # What EachMissing takes away: of a capture, which loses nothing by it but Landlock; and of -b, with whether the rung cgroup is left.
-OF_CAPTURE = ("landlock", "auxv", "insecure_random", "spec_allow", "madv_free", "capabilities")
+OF_CAPTURE = ("landlock", "auxv", "insecure_random", "spec_allow", "madv_free", "populate", "capabilities")
 OF_OWNERS = {
     "faccessat2": True, "noexec_seal": True, "detached_mount": False, "bpf": False,
     # BTF_LOAD, MAP_FREEZE, LINK_CREATE, ITER_CREATE, PROG_BIND_MAP, TOKEN_CREATE
