@@ -92,7 +92,9 @@ mod tests {
         while values.len() + 10 < VALUES {
             pages.ahead(values.spare_capacity_mut(), 10);
             let at = values.as_ptr() as usize + size_of_val(&values[..]);
-            assert!(at + 10 * size_of::<Value>() <= pages.end || VALUES - values.len() < page_len);
+            let left = (VALUES - values.len()) * size_of::<Value>();
+            let next = 10 * size_of::<Value>();
+            assert!(at + next <= pages.end || left < page_len + next);
             values.extend([[1; 64]; 10]);
         }
         pages.ahead(values.spare_capacity_mut(), 10);

@@ -43,7 +43,7 @@ static unsigned long count(struct nlmsghdr *message, unsigned len, int *done)
 	for (; NLMSG_OK(message, len); message = NLMSG_NEXT(message, len)) {
 		*done |= message->nlmsg_type == NLMSG_DONE || message->nlmsg_type == NLMSG_ERROR;
 		found += message->nlmsg_type >= NLMSG_MIN_TYPE;
-		if (kept_len && len >= kept_len) {
+		if (kept_len) { /* of a short one what lies behind it, too: the buffers are longer than what comes */
 			memcpy(kept, message, kept_len);
 			kept += kept_len;
 		}
