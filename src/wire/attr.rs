@@ -12,6 +12,12 @@ pub struct BrokenFraming;
 const NLA_HDRLEN: usize = 4;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
+/// The header of an attribute (`nla_len`, which counts the header, and `nla_type`) as one word.
+pub const fn header(len: u16, kind: u16) -> u32 {
+    let ([l0, l1], [k0, k1]) = (len.to_ne_bytes(), kind.to_ne_bytes());
+    u32::from_ne_bytes([l0, l1, k0, k1])
+}
+
 /// Iterates over the attributes of `bytes`; yields `Err` once where the framing breaks, then ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes<'a> {
@@ -23,6 +29,28 @@ impl<'a> Attributes<'a> {
     #[cfg_attr(small, optimize(speed))]
     pub fn new(bytes: &'a [u8]) -> Self {
         Attributes { rest: bytes }
+    }
+
+    /// What was not read yet.
+    #[inline]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// The header of the next attribute, and its payload if that is one word.
+    #[inline]
+    #[cfg_attr(small, optimize(speed))]
+    pub fn word(&self) -> Option<(u32, u32)> {
+        let ([h0, h1, h2, h3, v0, v1, v2, v3], _) = self.rest.split_first_chunk::<8>()?;
+        let (header, value) = ([*h0, *h1, *h2, *h3], [*v0, *v1, *v2, *v3]);
+        Some((u32::from_ne_bytes(header), u32::from_be_bytes(value)))
+    }
+
+    /// Leaves it behind.
+    #[inline]
+    #[cfg_attr(small, optimize(speed))]
+    pub fn skip_word(&mut self) {
+        self.rest = self.rest.get(8..).unwrap_or_default();
     }
 
     #[inline]

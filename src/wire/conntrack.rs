@@ -5,11 +5,16 @@
 //! for broken framing or for lack of an original tuple; any other attribute that cannot be read is
 //! a counted flaw, and one that is absent is `None`, which is not zero.
 
-use super::attr::{Attributes, BrokenFraming, be16_of, be32_of, be64_of, u8_of};
+use super::attr::{Attributes, BrokenFraming, be16_of, be32_of, be64_of, header, u8_of};
 use super::kernel::*;
 use super::request::Request;
-use super::tuple_layout::usual;
+use super::tuple_layout::{usual, usual_first};
 pub use super::zone::{Zone, ZoneDirection};
+
+const ID: u32 = header(8, CTA_ID);
+const STATUS: u32 = header(8, CTA_STATUS);
+const MARK: u32 = header(8, CTA_MARK);
+const TIMEOUT: u32 = header(8, CTA_TIMEOUT);
 
 /// Why an entry could not be used at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,36 +153,82 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Reads them into an entry that holds nothing yet. What it holds after an error means nothing.
+    /// Forgets what it holds, but for the tuples, which `read` sets.
     #[cfg_attr(small, optimize(speed))]
-    pub fn read(&mut self, attributes: Attributes<'_>) -> Result<(), Rejected> {
-        let (mut original, mut reply) = (Err(Rejected::NoTuple), Err(Rejected::NoTuple));
-        for attribute in attributes {
-            let (kind, payload) = attribute?;
-            match kind {
-                CTA_TUPLE_ORIG => original = self.tuple(payload, ZoneDirection::Original),
-                CTA_TUPLE_REPLY => reply = self.tuple(payload, ZoneDirection::Reply),
-                CTA_STATUS => self.status = self.noted(be32_of(payload)),
-                CTA_PROTOINFO => self.tcp_state = protoinfo(payload, &mut self.flaws),
-                CTA_MARK => self.mark = self.noted(be32_of(payload)),
-                CTA_COUNTERS_ORIG => self.traffic_original = self.noted(counters(payload)),
-                CTA_COUNTERS_REPLY => self.traffic_reply = self.noted(counters(payload)),
-                CTA_ID => self.id = self.noted(be32_of(payload)),
-                CTA_ZONE => {
-                    if let Some(id) = self.noted(be16_of(payload)) {
-                        self.zone = Zone {
-                            id,
-                            direction: ZoneDirection::Both,
-                        };
-                    }
-                }
-                CTA_TIMESTAMP => timestamp(payload, self),
-                CTA_TIMESTAMP_EVENT => self.event_ns = self.noted(be64_of(payload)),
-                _ => {}
+    #[inline]
+    pub fn clear(&mut self) {
+        (self.id, self.status, self.mark) = (None, None, None);
+        (self.zone, self.tcp_state) = (Zone::default(), None);
+        (self.traffic_original, self.traffic_reply) = (None, None);
+        (self.start_ns, self.stop_ns, self.event_ns) = (None, None, None);
+        self.flaws = 0;
+    }
+
+    /// Reads them into an entry that holds nothing yet. What it holds after an error means nothing.
+    ///
+    /// What most entries have is looked for first, by whole headers: both tuples in front, and the
+    /// attributes of four bytes.
+    #[cfg_attr(small, optimize(speed))]
+    pub fn read(&mut self, mut attributes: Attributes<'_>) -> Result<(), Rejected> {
+        let mut tuples = Tuples::default();
+        let rest = attributes.rest();
+        if let Some(rest) = usual_first(rest, CTA_TUPLE_ORIG, &mut self.original) {
+            (tuples.original, attributes) = (Ok(()), Attributes::new(rest));
+            if let Some(rest) = usual_first(rest, CTA_TUPLE_REPLY, &mut self.reply) {
+                (tuples.reply, attributes) = (Ok(()), Attributes::new(rest));
             }
         }
-        original?;
-        if reply.is_err() {
+        loop {
+            while let Some((header, value)) = attributes.word() {
+                match header {
+                    ID => self.id = Some(value),
+                    STATUS => self.status = Some(value),
+                    MARK => self.mark = Some(value),
+                    TIMEOUT => {}
+                    _ => break,
+                }
+                attributes.skip_word();
+            }
+            let Some(attribute) = attributes.next() else {
+                return self.finish(&tuples);
+            };
+            self.attribute(attribute?, &mut tuples);
+        }
+    }
+
+    /// Reads any attribute.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    fn attribute(&mut self, (kind, payload): (u16, &[u8]), tuples: &mut Tuples) {
+        match kind {
+            CTA_TUPLE_ORIG => tuples.original = self.tuple(payload, ZoneDirection::Original),
+            CTA_TUPLE_REPLY => tuples.reply = self.tuple(payload, ZoneDirection::Reply),
+            CTA_STATUS => self.status = self.noted(be32_of(payload)),
+            CTA_PROTOINFO => self.tcp_state = protoinfo(payload, &mut self.flaws),
+            CTA_MARK => self.mark = self.noted(be32_of(payload)),
+            CTA_COUNTERS_ORIG => self.traffic_original = self.noted(counters(payload)),
+            CTA_COUNTERS_REPLY => self.traffic_reply = self.noted(counters(payload)),
+            CTA_ID => self.id = self.noted(be32_of(payload)),
+            CTA_ZONE => {
+                if let Some(id) = self.noted(be16_of(payload)) {
+                    self.zone = Zone {
+                        id,
+                        direction: ZoneDirection::Both,
+                    };
+                }
+            }
+            CTA_TIMESTAMP => timestamp(payload, self),
+            CTA_TIMESTAMP_EVENT => self.event_ns = self.noted(be64_of(payload)),
+            _ => {}
+        }
+    }
+
+    /// An entry must have its original tuple; a reply can be thought of.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    fn finish(&mut self, tuples: &Tuples) -> Result<(), Rejected> {
+        tuples.original?;
+        if tuples.reply.is_err() {
             self.flaw();
             self.reply = self.original.inverse();
         }
@@ -187,14 +238,16 @@ impl Entry {
     /// CTA_TUPLE_ORIG or CTA_TUPLE_REPLY; a zone in it holds for that direction.
     #[cfg_attr(small, optimize(speed))]
     fn tuple(&mut self, payload: &[u8], direction: ZoneDirection) -> Result<(), Rejected> {
-        let tuple = match usual(payload) {
-            Some(tuple) => tuple,
-            None => tuple(payload, self, direction)?,
+        let into = match direction {
+            ZoneDirection::Reply => &mut self.reply,
+            _ => &mut self.original,
         };
-        if direction == ZoneDirection::Reply {
-            self.reply = tuple;
-        } else {
-            self.original = tuple;
+        if usual(payload, into).is_none() {
+            let tuple = tuple(payload, self, direction)?;
+            match direction {
+                ZoneDirection::Reply => self.reply = tuple,
+                _ => self.original = tuple,
+            }
         }
         Ok(())
     }
@@ -210,6 +263,21 @@ impl Entry {
             self.flaw();
         }
         value
+    }
+}
+
+/// How far the tuples of an entry could be read.
+struct Tuples {
+    original: Result<(), Rejected>,
+    reply: Result<(), Rejected>,
+}
+
+impl Default for Tuples {
+    fn default() -> Self {
+        Tuples {
+            original: Err(Rejected::NoTuple),
+            reply: Err(Rejected::NoTuple),
+        }
     }
 }
 
@@ -350,234 +418,5 @@ fn find(payload: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Lays out a tuple the way the kernel does.
-    fn put_tuple(
-        request: &mut Request,
-        kind: u16,
-        addresses: &[(u16, &[u8])],
-        proto: &[(u16, &[u8])],
-    ) {
-        request.nest(kind, |tuple| {
-            tuple.nest(CTA_TUPLE_IP, |ip| {
-                addresses
-                    .iter()
-                    .for_each(|(kind, bytes)| ip.put(*kind, bytes))
-            });
-            tuple.nest(CTA_TUPLE_PROTO, |l4| {
-                proto.iter().for_each(|(kind, bytes)| l4.put(*kind, bytes))
-            });
-        });
-    }
-
-    fn parse(fill: impl FnOnce(&mut Request)) -> Result<Entry, Rejected> {
-        let mut request = Request::new(0, 0, 0, 0);
-        fill(&mut request);
-        Entry::parse(Attributes::new(&request.bytes()[20..]))
-    }
-
-    const V4: [(u16, &[u8]); 2] = [
-        (CTA_IP_V4_SRC, &[10, 0, 0, 1]),
-        (CTA_IP_V4_DST, &[10, 0, 0, 2]),
-    ];
-
-    #[test]
-    fn a_tcp_entry_with_its_tuples_and_state() {
-        let entry = parse(|r| {
-            put_tuple(
-                r,
-                CTA_TUPLE_ORIG,
-                &V4,
-                &[
-                    (CTA_PROTO_NUM, &[6]),
-                    (CTA_PROTO_SRC_PORT, &[0x9c, 0x40]),
-                    (CTA_PROTO_DST_PORT, &[0, 22]),
-                ],
-            );
-            put_tuple(
-                r,
-                CTA_TUPLE_REPLY,
-                &V4,
-                &[
-                    (CTA_PROTO_NUM, &[6]),
-                    (CTA_PROTO_SRC_PORT, &[0, 22]),
-                    (CTA_PROTO_DST_PORT, &[0x9c, 0x40]),
-                ],
-            );
-            r.put(CTA_ID, &7u32.to_be_bytes());
-            r.nest(CTA_PROTOINFO, |info| {
-                info.nest(CTA_PROTOINFO_TCP, |tcp| {
-                    tcp.put(CTA_PROTOINFO_TCP_STATE, &[3])
-                })
-            });
-        })
-        .unwrap();
-        assert_eq!(
-            (
-                entry.original.sport,
-                entry.original.dport,
-                entry.original.proto
-            ),
-            (40000, 22, 6)
-        );
-        assert_eq!(entry.original.src[..4], [10, 0, 0, 1]);
-        assert_eq!(
-            (entry.id, entry.tcp_state, entry.mark, entry.flaws),
-            (Some(7), Some(3), None, 0)
-        );
-    }
-
-    /// Whatever is changed in a tuple of the usual layout, reading it in one go says what the walk
-    /// over its attributes says, or nothing.
-    #[test]
-    fn the_usual_layout_is_read_as_the_walk_reads_it() {
-        let l4: [(u16, &[u8]); 3] = [
-            (CTA_PROTO_NUM, &[17]),
-            (CTA_PROTO_SRC_PORT, &[0x9c, 0x40]),
-            (CTA_PROTO_DST_PORT, &[0, 53]),
-        ];
-        let v6: [(u16, &[u8]); 2] = [(CTA_IP_V6_SRC, &[7; 16]), (CTA_IP_V6_DST, &[8; 16])];
-        for addresses in [V4, v6] {
-            let mut request = Request::new(0, 0, 0, 0);
-            put_tuple(&mut request, CTA_TUPLE_ORIG, &addresses, &l4);
-            let whole = &request.bytes()[24..];
-            assert!(usual(whole).is_some());
-            let mut read_in_one_go = 0;
-            for at in 0..whole.len() {
-                for bit in 0..8 {
-                    let mut changed = whole.to_vec();
-                    changed[at] ^= 1 << bit;
-                    let Some(read) = usual(&changed) else {
-                        continue;
-                    };
-                    let mut walked = Entry::default();
-                    let by_walk = tuple(&changed, &mut walked, ZoneDirection::Original);
-                    assert_eq!((Ok(read), walked.flaws), (by_walk, 0), "{changed:?}");
-                    read_in_one_go += 1;
-                }
-                assert_eq!(usual(&whole[..at]), None);
-            }
-            // Each bit of the addresses, the ports, the protocol, and the seven bytes of padding.
-            let fields = 2 * addresses[0].1.len() + 2 * 2 + 1 + 7;
-            assert_eq!(read_in_one_go, 8 * fields);
-        }
-    }
-
-    #[test]
-    fn icmp_type_and_code_are_single_bytes() {
-        let entry = parse(|r| {
-            let echo: [(u16, &[u8]); 4] = [
-                (CTA_PROTO_NUM, &[1]),
-                (CTA_PROTO_ICMP_ID, &[0x12, 0x34]),
-                (CTA_PROTO_ICMP_TYPE, &[8]),
-                (CTA_PROTO_ICMP_CODE, &[0]),
-            ];
-            put_tuple(r, CTA_TUPLE_ORIG, &V4, &echo);
-        })
-        .unwrap();
-        assert_eq!(entry.original.icmp(), (8, 0, 0x1234));
-        assert_eq!(
-            (entry.reply.icmp(), entry.flaws),
-            ((0, 0, 0x1234), 1),
-            "a missing reply tuple is a flaw"
-        );
-    }
-
-    #[test]
-    fn a_zone_of_one_direction() {
-        let entry = parse(|r| {
-            r.nest(CTA_TUPLE_ORIG, |tuple| {
-                tuple.nest(CTA_TUPLE_IP, |ip| {
-                    V4.iter().for_each(|(kind, bytes)| ip.put(*kind, bytes))
-                });
-                tuple.nest(CTA_TUPLE_PROTO, |l4| l4.put(CTA_PROTO_NUM, &[99]));
-                tuple.put(CTA_TUPLE_ZONE, &6u16.to_be_bytes());
-            });
-        })
-        .unwrap();
-        assert_eq!(
-            entry.zone,
-            Zone {
-                id: 6,
-                direction: ZoneDirection::Original
-            }
-        );
-    }
-
-    #[test]
-    fn old_kernels_count_in_32_bits() {
-        let entry = parse(|r| {
-            put_tuple(r, CTA_TUPLE_ORIG, &V4, &[(CTA_PROTO_NUM, &[17])]);
-            r.nest(CTA_COUNTERS_ORIG, |c| {
-                c.put(CTA_COUNTERS32_PACKETS, &5u32.to_be_bytes());
-                c.put(CTA_COUNTERS32_BYTES, &600u32.to_be_bytes());
-            });
-        })
-        .unwrap();
-        assert_eq!(
-            entry.traffic_original,
-            Some(Traffic {
-                packets: 5,
-                bytes: 600
-            })
-        );
-        assert_eq!(entry.traffic_reply, None, "absent is not zero");
-    }
-
-    #[test]
-    fn an_odd_optional_field_is_a_flaw_and_the_entry_stays() {
-        let entry = parse(|r| {
-            put_tuple(r, CTA_TUPLE_ORIG, &V4, &[(CTA_PROTO_NUM, &[17])]);
-            put_tuple(r, CTA_TUPLE_REPLY, &V4, &[(CTA_PROTO_NUM, &[17])]);
-            r.put(CTA_MARK, &[1, 2, 3]);
-        })
-        .unwrap();
-        assert_eq!((entry.mark, entry.flaws), (None, 1));
-    }
-
-    #[test]
-    fn without_a_whole_original_tuple_there_is_no_entry() {
-        assert_eq!(parse(|_| ()), Err(Rejected::NoTuple));
-        assert_eq!(
-            parse(|r| put_tuple(r, CTA_TUPLE_ORIG, &V4, &[])),
-            Err(Rejected::NoTuple)
-        );
-        let mixed: [(u16, &[u8]); 2] = [(CTA_IP_V4_SRC, &[10, 0, 0, 1]), (CTA_IP_V6_DST, &[0; 16])];
-        assert_eq!(
-            parse(|r| put_tuple(r, CTA_TUPLE_ORIG, &mixed, &[(CTA_PROTO_NUM, &[6])])),
-            Err(Rejected::NoTuple)
-        );
-    }
-
-    #[test]
-    fn a_reply_turns_addresses_ports_and_icmp_type_round() {
-        let echo = Tuple {
-            proto: 58,
-            ipv6: true,
-            sport: 9,
-            dport: 128 << 8,
-            ..Tuple::default()
-        };
-        assert_eq!(echo.inverse().icmp(), (129, 0, 9));
-        let tcp = Tuple {
-            proto: 6,
-            src: [1; 16],
-            dst: [2; 16],
-            sport: 1,
-            dport: 2,
-            ..Tuple::default()
-        };
-        assert_eq!(
-            tcp.inverse(),
-            Tuple {
-                src: [2; 16],
-                dst: [1; 16],
-                sport: 2,
-                dport: 1,
-                ..tcp
-            }
-        );
-    }
-}
+#[path = "conntrack_tests.rs"]
+mod tests;

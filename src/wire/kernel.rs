@@ -72,6 +72,7 @@ pub const IPCTNL_MSG_CT_DELETE: u16 = 2;
 pub const CTA_TUPLE_ORIG: u16 = 1;
 pub const CTA_TUPLE_REPLY: u16 = 2;
 pub const CTA_STATUS: u16 = 3;
+pub const CTA_TIMEOUT: u16 = 7;
 pub const CTA_PROTOINFO: u16 = 4;
 pub const CTA_MARK: u16 = 8;
 pub const CTA_COUNTERS_ORIG: u16 = 9;
