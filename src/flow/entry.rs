@@ -76,17 +76,35 @@ const _: () =
 
 impl Flow {
     /// A flow as first heard of at `at_ns`.
-    #[cfg_attr(small, optimize(speed))]
-    #[inline]
     pub(super) fn new(entry: &Conntrack, netns: i32, at_ns: u64) -> Flow {
         let mut flow = Flow::default();
         flow.begin(entry, netns, at_ns);
         flow
     }
 
-    /// The same, in the place of one that is all zeroes, which saves a copy.
+    /// The flow that an event is about, as the event has it.
+    pub(super) fn of(event: &Event) -> Flow {
+        let mut flow = Flow::default();
+        flow.begin_by(event);
+        flow
+    }
+
+    /// The same, in the place of one that is all zeroes: where that is in the table, nothing is copied.
     #[cfg_attr(small, optimize(speed))]
-    pub(super) fn begin(&mut self, entry: &Conntrack, netns: i32, at_ns: u64) {
+    #[inline(always)]
+    pub(super) fn begin_by(&mut self, event: &Event) {
+        self.begin(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
+        match event.kind {
+            Kind::New if event.entry.start_ns.is_none() => self.set_start(event.at_ns),
+            Kind::New | Kind::Update => {}
+            Kind::Destroy => self.end(Some(event.at_ns)),
+            Kind::Dumped(_) => self.set_ahead(true),
+        }
+    }
+
+    #[cfg_attr(small, optimize(speed))]
+    #[inline(always)]
+    fn begin(&mut self, entry: &Conntrack, netns: i32, at_ns: u64) {
         let (original, reply) = (&entry.original, &entry.reply);
         self.addresses = [original.src, original.dst, reply.src, reply.dst];
         self.ports = [original.sport, original.dport, reply.sport, reply.dport];
@@ -99,30 +117,6 @@ impl Flow {
         self.set(FLAG_IPV6, original.ipv6);
         self.set_zone(entry.zone);
         self.refresh(entry, at_ns);
-    }
-
-    /// Copies it piece by piece: to copy it as a whole is a call of memcpy, which takes musl as long as
-    /// reading an event's tuples.
-    #[cfg_attr(small, optimize(speed))]
-    #[inline]
-    pub(super) fn copied(&self) -> Flow {
-        Flow {
-            bytes: self.bytes,
-            start_ns: self.start_ns,
-            first_ns: self.first_ns,
-            last_ns: self.last_ns,
-            addresses: self.addresses,
-            id_or_count: self.id_or_count,
-            mark: self.mark,
-            netns: self.netns,
-            packets: self.packets,
-            ports: self.ports,
-            zone: self.zone,
-            status: self.status,
-            flags: self.flags,
-            proto: self.proto,
-            tcp_state: self.tcp_state,
-        }
     }
 
     /// A free place, linked to the next one.
@@ -141,6 +135,7 @@ impl Flow {
 
     /// Takes over what a later record says; what it does not say stays.
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn refresh(&mut self, entry: &Conntrack, at_ns: u64) {
         if let Some(status) = entry.status {
             self.status = status as u16; // ip_conntrack_status has 16 bits (IPS_HW_OFFLOAD is 1 << 15)
@@ -163,6 +158,7 @@ impl Flow {
 
     /// Sets the counters, or adds to them.
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn set_traffic(&mut self, entry: &Conntrack, add: bool) {
         if let Some(traffic) = &entry.traffic_original {
             self.set_traffic_of(Side::Original, traffic, add);
@@ -173,6 +169,7 @@ impl Flow {
     }
 
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn set_traffic_of(&mut self, side: Side, traffic: &Traffic, add: bool) {
         let side = side as usize;
         let (packets, bytes) = if add {
@@ -186,6 +183,8 @@ impl Flow {
     }
 
     /// The kernel stamps the event a little before the entry: nobody sees a flow before it began.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn set_start(&mut self, start_ns: u64) {
         self.start_ns = start_ns;
         self.first_ns = self.first_ns.max(start_ns);
@@ -194,6 +193,7 @@ impl Flow {
 
     /// Ends the flow; `at_ns` is `None` when nobody saw it end.
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn end(&mut self, at_ns: Option<u64>) {
         self.set(FLAG_ENDED | FLAG_ENDED_SINCE_DUMP, true);
         if let Some(at_ns) = at_ns {
@@ -329,6 +329,8 @@ impl Flow {
         self.start_ns = u64::from(members.live) | u64::from(members.in_dump) << 32;
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn set_zone(&mut self, zone: Zone) {
         self.zone = zone.id;
         self.set(
@@ -342,6 +344,7 @@ impl Flow {
     }
 
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     fn set(&mut self, flag: u16, on: bool) {
         if on {
             self.flags |= flag
@@ -363,6 +366,8 @@ impl Flow {
         self.flag(FLAG_INDEXED)
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn set_indexed(&mut self, on: bool) {
         self.set(FLAG_INDEXED, on);
     }
@@ -372,6 +377,8 @@ impl Flow {
         self.flag(FLAG_AHEAD)
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn set_ahead(&mut self, on: bool) {
         self.set(FLAG_AHEAD, on);
     }
@@ -380,6 +387,8 @@ impl Flow {
         self.flag(FLAG_DUMP_PARITY)
     }
 
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn set_dump_parity(&mut self, parity: bool) {
         self.set(FLAG_DUMP_PARITY, parity);
     }

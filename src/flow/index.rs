@@ -26,6 +26,18 @@ impl Index {
     /// The place and side that a key leads to, whose hash is `hash`.
     #[cfg_attr(small, optimize(speed))]
     pub(super) fn find(&self, flows: &[Flow], key: &Key, hash: u64) -> Option<(u32, Side)> {
+        self.find_where(flows, hash, |flow, side| flow.has_key(side, key))
+    }
+
+    /// The place and side that lie under a hash and of which that holds.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub(super) fn find_where(
+        &self,
+        flows: &[Flow],
+        hash: u64,
+        is_it: impl Fn(&Flow, Side) -> bool,
+    ) -> Option<(u32, Side)> {
         let mut at = self.home(hash);
         loop {
             let slot = self.slots[at];
@@ -34,7 +46,7 @@ impl Index {
             }
             if tag_of(slot) == tag(hash) {
                 let (place, side) = unpack(slot);
-                if flows[place as usize].has_key(side, key) {
+                if is_it(&flows[place as usize], side) {
                     return Some((place, side));
                 }
             }
@@ -44,6 +56,7 @@ impl Index {
 
     /// The slot that is looked at first for a hash.
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub(super) fn first_slot(&self, hash: u64) -> &u32 {
         &self.slots[self.home(hash)]
     }

@@ -1,5 +1,6 @@
 //! What a flow is found by: a tuple, the zone that holds for its direction, and the namespace.
 
+use crate::event::Event;
 use crate::wire::conntrack::Tuple;
 
 /// Which tuple of a flow: as sent, or as answered.
@@ -27,6 +28,30 @@ pub struct Key {
 }
 
 impl Key {
+    /// The key of a side of the flow that an event is about. A flow has one family and one protocol,
+    /// whatever is said of its reply.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline(always)]
+    pub fn of(event: &Event, side: Side) -> Key {
+        let entry = &event.entry;
+        let (original_zone, reply_zone) = entry.zone.by_direction();
+        let (tuple, zone) = match side {
+            Side::Original => (&entry.original, original_zone),
+            Side::Reply => (&entry.reply, reply_zone),
+        };
+        Key {
+            tuple: Tuple {
+                ipv6: entry.original.ipv6,
+                proto: entry.original.proto,
+                ..*tuple
+            },
+            zone,
+            netns: event.netns.unwrap_or(-1),
+            folded: false,
+            unconfirmed: false,
+        }
+    }
+
     /// The key under which flows that differ only in their client port are folded.
     #[cfg_attr(small, optimize(speed))]
     pub fn folded(mut self) -> Key {
@@ -56,6 +81,7 @@ impl Hasher {
 
     /// Mixes the whole key into 64 bits: folded multiplication of two words at a time.
     #[cfg_attr(small, optimize(speed))]
+    #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
         let tuple = &key.tuple;
         let (src_low, src_high) = words(&tuple.src);

@@ -16,10 +16,10 @@ impl Flow {
         later && start_ns != self.start_ns()
     }
 
-    /// Whether the ids of two records of one key allow that they are of one flow.
-    pub(super) fn may_be(&self, other: &Flow) -> bool {
-        match (self.id(), other.id()) {
-            (Some(id), Some(other)) => id == other,
+    /// Whether the ids allow that an event of the same key is of this flow.
+    pub(super) fn may_be(&self, event: &Event) -> bool {
+        match (self.id(), event.entry.id) {
+            (Some(id), Some(its)) if its != 0 => id == its,
             _ => true,
         }
     }

@@ -23,7 +23,6 @@ use super::traced::Traced;
 use crate::counters::Counters;
 use crate::event::{DumpPass, Event, Kind};
 use crate::limits::{CAPACITY_MAX, SLOTS_PER_FLOW};
-use crate::wire::conntrack::Tuple;
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 
@@ -63,9 +62,9 @@ impl Observer for () {
     fn changed(&mut self, _: Change, _: &Flow, _: Notes) {}
 }
 
-/// The flow that an event is about, as the event has it.
-struct Candidate {
-    flow: Flow,
+/// An event whose flow may enter the table.
+struct Candidate<'e> {
+    event: &'e Event,
     /// The hashes of its keys, by side.
     hashes: [u64; 2],
     /// No flow in the index has a key of it.
@@ -194,29 +193,16 @@ impl Table {
     /// The hashes of the keys of an event's flow, by side.
     #[cfg_attr(small, optimize(speed))]
     pub fn hashes(&self, event: &Event) -> [u64; 2] {
-        let (original_zone, reply_zone) = event.entry.zone.by_direction();
-        let (ipv6, proto) = (event.entry.original.ipv6, event.entry.original.proto);
-        // A flow has one family and one protocol, whatever is said of its reply.
-        let key = |tuple: &Tuple, zone: u16| Key {
-            tuple: Tuple {
-                ipv6,
-                proto,
-                ..*tuple
-            },
-            zone,
-            netns: event.netns.unwrap_or(-1),
-            folded: false,
-            unconfirmed: false,
-        };
-        let original = self.hasher.hash(&key(&event.entry.original, original_zone));
-        let reply = self.hasher.hash(&key(&event.entry.reply, reply_zone));
+        let original = self.hasher.hash(&Key::of(event, Side::Original));
+        let reply = self.hasher.hash(&Key::of(event, Side::Reply));
         [original, reply]
     }
 
-    /// What is looked at first for flows with these hashes.
+    /// What is looked at first for a flow with this hash.
     #[cfg_attr(small, optimize(speed))]
-    pub fn first_slots(&self, hashes: [u64; 2]) -> [&u32; 2] {
-        hashes.map(|hash| self.index.first_slot(hash))
+    #[inline]
+    pub fn first_slot(&self, hash: u64) -> &u32 {
+        self.index.first_slot(hash)
     }
 
     /// Applies one event whose flow has these hashes.
@@ -231,25 +217,23 @@ impl Table {
         if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
             self.note_zone(event.entry.zone.id);
         }
-        let mut candidate = Candidate {
-            flow: Flow::default(),
-            hashes,
-            is_unknown: false,
+        let find = |side| {
+            let has_key = |flow: &Flow, known| flow.has_key(known, &Key::of(event, side));
+            let hash = hashes[side as usize];
+            self.index.find_where(&self.flows, hash, has_key)
         };
-        let candidate = &mut candidate;
-        let flow = &mut candidate.flow;
-        flow.begin(&event.entry, event.netns.unwrap_or(-1), event.at_ns);
-        let (original, reply) = (flow.key(Side::Original), flow.key(Side::Reply));
-        debug_assert_eq!(hashes, [&original, &reply].map(|key| self.hasher.hash(key)));
-        let original = self.index.find(&self.flows, &original, hashes[0]);
-        let reply = self.index.find(&self.flows, &reply, hashes[1]);
-        let known = self.known(&candidate.flow, event, original, reply);
-        candidate.is_unknown = matches!(known, Known::Nothing);
+        let (original, reply) = (find(Side::Original), find(Side::Reply));
+        let known = self.known(event, original, reply);
+        let candidate = Candidate {
+            event,
+            hashes,
+            is_unknown: matches!(known, Known::Nothing),
+        };
         match event.kind {
-            Kind::New => self.apply_new(candidate, known, event, counters, observer),
-            Kind::Update => self.apply_update(candidate, known, event, counters, observer),
-            Kind::Destroy => self.apply_destroy(candidate, known, event, counters, observer),
-            Kind::Dumped(_) => self.apply_dumped(candidate, known, event, counters, observer),
+            Kind::New => self.apply_new(&candidate, known, counters, observer),
+            Kind::Update => self.apply_update(&candidate, known, counters, observer),
+            Kind::Destroy => self.apply_destroy(&candidate, known, counters, observer),
+            Kind::Dumped(_) => self.apply_dumped(&candidate, known, counters, observer),
         }
     }
 
@@ -284,15 +268,12 @@ impl Table {
     #[cfg_attr(small, optimize(speed))]
     fn apply_new(
         &mut self,
-        candidate: &mut Candidate,
+        candidate: &Candidate<'_>,
         known: Known,
-        event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        if candidate.flow.start_ns().is_none() {
-            candidate.flow.set_start(event.at_ns);
-        }
+        let event = candidate.event;
         match known {
             // A dump was ahead of this event.
             Known::Same(place, Life::Live) if self.flow(place).is_ahead() => {
@@ -302,51 +283,45 @@ impl Table {
                 }
                 self.refresh(place, event);
             }
-            Known::Newer => {
-                candidate.flow.end(None);
-                self.enter_past(&candidate.flow, event, counters, observer);
-            }
+            Known::Newer => self.enter_past(event, counters, observer),
             // The kernel gives an id again, with its memory: then it is the same id, another flow.
             Known::Same(..) | Known::Older | Known::Nothing => {
-                self.enter(candidate, event, Change::Started, counters, observer);
+                self.enter(candidate, Change::Started, counters, observer);
             }
         }
     }
 
     fn apply_update(
         &mut self,
-        candidate: &mut Candidate,
+        candidate: &Candidate<'_>,
         known: Known,
-        event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
         match known {
-            Known::Same(place, Life::Live) => self.refresh(place, event),
+            Known::Same(place, Life::Live) => self.refresh(place, candidate.event),
             Known::Newer => counters.stale += 1,
-            _ => self.enter(candidate, event, Change::Existing, counters, observer),
+            _ => self.enter(candidate, Change::Existing, counters, observer),
         }
     }
 
     #[cfg_attr(small, optimize(speed))]
     fn apply_destroy(
         &mut self,
-        candidate: &mut Candidate,
+        candidate: &Candidate<'_>,
         known: Known,
-        event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
         match known {
             Known::Same(place, Life::Live | Life::Gone) => {
-                self.refresh(place, event);
-                self.end(place, Some(event.at_ns));
+                self.refresh(place, candidate.event);
+                self.end(place, Some(candidate.event.at_ns));
                 self.tell(Change::Ended, place, observer);
             }
             Known::Newer => counters.stale += 1,
             Known::Same(..) | Known::Older | Known::Nothing => {
-                candidate.flow.end(Some(event.at_ns));
-                self.enter(candidate, event, Change::Ended, counters, observer);
+                self.enter(candidate, Change::Ended, counters, observer);
             }
         }
     }
@@ -354,19 +329,17 @@ impl Table {
     #[cfg_attr(small, optimize(speed))]
     fn apply_dumped(
         &mut self,
-        candidate: &mut Candidate,
+        candidate: &Candidate<'_>,
         known: Known,
-        event: &Event,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        candidate.flow.set_ahead(true);
         match known {
-            Known::Same(place, Life::Live) => self.refresh(place, event),
+            Known::Same(place, Life::Live) => self.refresh(place, candidate.event),
             // Its end was ahead of the dump.
             Known::Same(place, Life::Ended) if self.flow(place).ended_since_dump() => {}
             Known::Newer => {}
-            _ => self.enter(candidate, event, Change::Existing, counters, observer),
+            _ => self.enter(candidate, Change::Existing, counters, observer),
         }
     }
 
@@ -401,7 +374,6 @@ impl Table {
     #[inline]
     fn known(
         &self,
-        candidate: &Flow,
         event: &Event,
         original: Option<(u32, Side)>,
         reply: Option<(u32, Side)>,
@@ -411,7 +383,7 @@ impl Table {
             if flow.is_before(event) {
                 return Known::Older; // its id was given again, and what told of that was lost
             }
-            if flow.may_be(candidate) {
+            if flow.may_be(event) {
                 return Known::Same(place, flow.life());
             }
         }
@@ -446,74 +418,68 @@ impl Table {
     #[cfg_attr(small, optimize(speed))]
     fn enter(
         &mut self,
-        candidate: &mut Candidate,
-        event: &Event,
+        candidate: &Candidate<'_>,
         change: Change,
         counters: &mut Counters,
         observer: &mut impl Observer,
     ) {
-        let flow = &mut candidate.flow;
+        let event = candidate.event;
         let may_be_known = self.ownership.is_some() || self.unconfirmed_count > 0;
         let notes = match may_be_known {
-            true => self.adopt(flow, event),
+            true => self.adopt(&Flow::of(event), event),
             false => Notes::default(),
         };
-        if self.join_folded(flow, notes.traced, event, counters) {
-            observer.changed(change, flow, notes);
+        if self.join_folded(event, notes.traced, counters) {
+            observer.changed(change, &Flow::of(event), notes);
             return;
         }
         if !candidate.is_unknown {
-            self.supersede(flow, observer);
+            self.supersede(&Flow::of(event), observer);
         }
         if self.used_count == self.capacity {
             if !self.make_room(counters) {
                 refuse(event.kind, counters);
-                observer.changed(change, flow, notes);
+                observer.changed(change, &Flow::of(event), notes);
                 return;
             }
             // Making room may have folded the very flows that this one belongs to.
-            if self.join_folded(flow, notes.traced, event, counters) {
-                observer.changed(change, flow, notes);
+            if self.join_folded(event, notes.traced, counters) {
+                observer.changed(change, &Flow::of(event), notes);
                 return;
             }
         }
-        flow.set_dump_parity(self.dump_parity);
-        let place = self.take_place(flow, notes);
-        self.enter_index_hashed(place, candidate.hashes);
+        let dump_parity = self.dump_parity;
+        let place = self.take_place(notes, |flow| {
+            flow.begin_by(event);
+            flow.set_dump_parity(dump_parity);
+            flow.set_indexed(true);
+        });
+        debug_assert_eq!(candidate.hashes, self.hashes_of(place));
+        self.enter_slots(place, candidate.hashes);
         self.tell(change, place, observer);
     }
 
     /// Gives a flow that is over already its place, without the index: its key is another's by now.
-    #[cfg_attr(small, optimize(speed))]
-    fn enter_past(
-        &mut self,
-        candidate: &Flow,
-        event: &Event,
-        counters: &mut Counters,
-        observer: &mut impl Observer,
-    ) {
-        let notes = self.adopt(candidate, event);
-        observer.changed(Change::Started, candidate, notes);
+    fn enter_past(&mut self, event: &Event, counters: &mut Counters, observer: &mut impl Observer) {
+        let mut past = Flow::of(event);
+        past.end(None);
+        let notes = self.adopt(&past, event);
+        observer.changed(Change::Started, &past, notes);
         if self.used_count < self.capacity || self.make_room(counters) {
-            self.take_place(candidate, notes);
+            self.take_place(notes, |flow| *flow = past);
         } else {
             refuse(event.kind, counters);
         }
     }
 
-    /// Counts the flow into the folded entry that stands for it, if there is one.
+    /// Counts the flow of an event into the folded entry that stands for it, if there is one.
     #[cfg_attr(small, optimize(speed))]
-    fn join_folded(
-        &mut self,
-        candidate: &Flow,
-        traced: Traced,
-        event: &Event,
-        counters: &mut Counters,
-    ) -> bool {
+    #[inline]
+    fn join_folded(&mut self, event: &Event, traced: Traced, counters: &mut Counters) -> bool {
         if self.folded_count == 0 {
             return false;
         }
-        let Some((place, _)) = self.find(&candidate.key(Side::Original).folded()) else {
+        let Some((place, _)) = self.find(&Key::of(event, Side::Original).folded()) else {
             return false;
         };
         counters.folded += u64::from(self.flows[place as usize].absorb_event(event));
@@ -543,19 +509,23 @@ impl Table {
         flow.end(at_ns);
     }
 
+    /// Gives a flow a place, in which `begin` makes it of one that is all zeroes.
     #[cfg_attr(small, optimize(speed))]
-    pub(super) fn take_place(&mut self, flow: &Flow, notes: Notes) -> u32 {
+    #[inline]
+    pub(super) fn take_place(&mut self, notes: Notes, begin: impl FnOnce(&mut Flow)) -> u32 {
         self.used_count += 1;
         let place = self.free;
         let place = if place == NO_PLACE {
             debug_assert!(self.flows.len() < self.capacity as usize);
-            self.flows.push(flow.copied());
+            self.flows.push(Flow::default());
             self.flows.len() as u32 - 1
         } else {
             self.free = self.flows[place as usize].next_free();
-            self.flows[place as usize] = flow.copied();
+            self.flows[place as usize] = Flow::default();
             place
         };
+        let flow = &mut self.flows[place as usize];
+        begin(flow);
         if flow.life() != Life::Live {
             self.ended.push_back(place);
         }
@@ -580,17 +550,22 @@ impl Table {
 
     #[cfg_attr(small, optimize(speed))]
     pub(super) fn enter_index(&mut self, place: u32) {
-        let flow = &self.flows[place as usize];
-        let hashes = [Side::Original, Side::Reply].map(|side| self.hasher.hash(&flow.key(side)));
-        self.enter_index_hashed(place, hashes);
+        let hashes = self.hashes_of(place);
+        self.flows[place as usize].set_indexed(true);
+        self.enter_slots(place, hashes);
     }
 
-    /// Where the hashes of its keys are known.
+    /// The hashes of the keys of a flow in the table, by side.
+    fn hashes_of(&self, place: u32) -> [u64; 2] {
+        let flow = &self.flows[place as usize];
+        [Side::Original, Side::Reply].map(|side| self.hasher.hash(&flow.key(side)))
+    }
+
+    /// Enters a flow that is marked as indexed, whose keys have these hashes.
     #[cfg_attr(small, optimize(speed))]
-    fn enter_index_hashed(&mut self, place: u32, hashes: [u64; 2]) {
-        let flow = &mut self.flows[place as usize];
-        flow.set_indexed(true);
-        for side in flow.sides() {
+    #[inline]
+    fn enter_slots(&mut self, place: u32, hashes: [u64; 2]) {
+        for side in self.flows[place as usize].sides() {
             self.index.insert(place, *side, hashes[*side as usize]);
         }
     }

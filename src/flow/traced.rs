@@ -282,7 +282,7 @@ impl Table {
         let mut traced = Traced::default();
         traced.take(packet, Side::Original);
         let owned = self.claimed(&flow, false, true);
-        let place = self.take_place(&flow, Notes { traced, owned });
+        let place = self.take_place(Notes { traced, owned }, |place| *place = flow);
         self.enter_index(place);
         self.unconfirmed_count += 1;
         self.tell(Change::Traced, place, observer);

@@ -18,7 +18,7 @@ use crate::limits::{EVENTS_AHEAD, PAGES_AT_ONCE_LEN};
 use crate::report::Books;
 use crate::sys::cache;
 use crate::sys::pages::Pages;
-use crate::wire::conntrack::{Entry, Rejected, Tuple};
+use crate::wire::conntrack::{Rejected, Tuple};
 use crate::wire::kernel::*;
 use crate::wire::message::{Message, Messages};
 
@@ -221,14 +221,10 @@ impl<'a> Pipeline<'a> {
             self.apply_ahead();
         }
         let Ahead { event, hashes } = &mut self.ahead[self.ahead_count];
-        *event = Event {
-            kind,
-            netns,
-            at_ns,
-            is_kernel_time: false,
-            entry: Entry::default(),
-        };
+        (event.kind, event.netns) = (kind, netns);
+        (event.at_ns, event.is_kernel_time) = (at_ns, false);
         let entry = &mut event.entry;
+        entry.clear();
         let read = message
             .netfilter()
             .map_err(Rejected::from)
@@ -256,8 +252,8 @@ impl<'a> Pipeline<'a> {
             (event.at_ns, event.is_kernel_time) = (kernel_time, true);
         }
         *hashes = self.table.hashes(event);
-        let slots = self.table.first_slots(*hashes);
-        slots.into_iter().for_each(cache::fetch);
+        cache::fetch(self.table.first_slot(hashes[0]));
+        cache::fetch(self.table.first_slot(hashes[1]));
         self.ahead_count += 1;
     }
 
