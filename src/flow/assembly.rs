@@ -15,12 +15,16 @@
 use super::chains::Chains;
 use super::open::{Open, Ties};
 use super::path::{StepId, Ways};
+use super::reach::{Limits, Reach};
 use super::sweep::InUse;
 use crate::event::{Hit, Stream};
 use crate::limits::OPEN_PACKETS;
 use crate::wire::conntrack::Tuple;
 use crate::wire::packet::Head;
 use std::collections::VecDeque;
+
+/// The turn of a slot without a packet.
+const NEVER: u64 = 0;
 
 /// A packet whose way is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +43,15 @@ pub struct Packet {
     pub at_ns: u64,
 }
 
+/// A packet that was out of reach of a hit, as were all that look like it and are older.
+#[derive(Clone, Copy, Debug, Default)]
+struct OutOfReach {
+    fingerprint: u64,
+    limits: Limits,
+    slot: usize,
+    turn: u64,
+}
+
 /// The packets that are under way.
 #[derive(Debug)]
 pub struct Assembly {
@@ -52,6 +65,9 @@ pub struct Assembly {
     by_fingerprint: Chains,
     by_first: Chains,
     by_last: Chains,
+    reach: Reach,
+    /// By stream.
+    out_of_reach: [OutOfReach; 2],
     turns: u64,
     /// Hits that belong to no packet that is open.
     pub orphans: u64,
@@ -74,6 +90,8 @@ impl Assembly {
             by_fingerprint: Chains::new(),
             by_first: Chains::new(),
             by_last: Chains::new(),
+            reach: Reach::new(),
+            out_of_reach: [OutOfReach::default(); 2],
             turns: 0,
             orphans: 0,
             shortened: 0,
@@ -113,6 +131,7 @@ impl Assembly {
         } else {
             self.shortened += u64::from(self.slots[slot].note(hit));
         }
+        self.reach.note(slot, &self.slots[slot]);
     }
 
     /// Closes packets of which nothing was heard since `before_ns`, the oldest first.
@@ -197,6 +216,7 @@ impl Assembly {
         self.by_first.leave(look(*fingerprint, tuple), slot);
         let packet = open.close(ways, &mut self.ties, self.lets_go);
         packet.into_iter().for_each(closed);
+        open.turn = NEVER;
         self.free.push(slot);
     }
 
@@ -256,7 +276,7 @@ impl Assembly {
 
     /// The slot of the packet that a hit belongs to.
     #[cfg_attr(small, optimize(speed))]
-    fn find(&self, hit: &Hit) -> Option<usize> {
+    fn find(&mut self, hit: &Hit) -> Option<usize> {
         if let Stream::Nft(id) = hit.stream {
             let slot = self.numbered(id);
             if let Some(slot) = slot.filter(|slot| self.slots[*slot].leads_on(hit)) {
@@ -289,9 +309,11 @@ impl Assembly {
     /// The oldest packet that translation can have made this of; rather one that its stream has told of.
     /// The second guess: many packets to different ends look alike but for these.
     #[cfg_attr(small, optimize(speed))]
-    fn may_have_become(&self, head: &Head, hit: &Hit) -> Option<usize> {
+    fn may_have_become(&mut self, head: &Head, hit: &Hit) -> Option<usize> {
         let mut untold = None;
-        for slot in self.by_fingerprint.of(head.fingerprint) {
+        let mut limits = Limits::of(hit);
+        let mut alike = self.first_within_reach(head.fingerprint, hit.stream, limits);
+        while let Some(slot) = alike {
             let open = &self.slots[slot];
             let can_be = open.first.fingerprint == head.fingerprint
                 && open.leads_on(hit)
@@ -300,11 +322,68 @@ impl Assembly {
             if can_be && open.told(hit.stream).progress.is_some() {
                 return Some(slot);
             }
-            if can_be {
-                untold.get_or_insert(slot);
+            if can_be && untold.is_none() {
+                untold = Some(slot);
+                limits = limits.of_told();
             }
+            let next = self.by_fingerprint.next(slot);
+            (alike, _) = self.within_reach(next, hit.stream, limits);
         }
         untold
+    }
+
+    /// The oldest of those that look alike to which a hit may belong. No packet goes back on its way, so
+    /// the next search for the same begins behind those that were out of reach.
+    #[cfg_attr(small, optimize(speed))]
+    fn first_within_reach(
+        &mut self,
+        fingerprint: u64,
+        stream: Stream,
+        limits: Limits,
+    ) -> Option<usize> {
+        let passed = self.out_of_reach[usize::from(stream == Stream::Legacy)];
+        let in_its_slot = self.slots.get(passed.slot).map(|open| open.turn);
+        let is_same = (passed.fingerprint, passed.limits) == (fingerprint, limits)
+            && in_its_slot == Some(passed.turn);
+        let (first, before) = match is_same {
+            true => (self.by_fingerprint.next(passed.slot), Some(passed.slot)),
+            false => (self.by_fingerprint.first(fingerprint), None),
+        };
+        let (found, behind) = self.within_reach(first, stream, limits);
+        debug_assert_eq!(found, {
+            let oldest = self.by_fingerprint.first(fingerprint);
+            self.within_reach(oldest, stream, limits).0
+        });
+        if let Some(slot) = behind.or(before) {
+            self.out_of_reach[usize::from(stream == Stream::Legacy)] = OutOfReach {
+                fingerprint,
+                limits,
+                slot,
+                turn: self.slots[slot].turn,
+            };
+        }
+        found
+    }
+
+    /// A slot or the next one in its chain to which a hit may belong, and the last one that was passed over.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline(never)]
+    fn within_reach(
+        &self,
+        mut at: Option<usize>,
+        stream: Stream,
+        limits: Limits,
+    ) -> (Option<usize>, Option<usize>) {
+        let reach = self.reach.of(stream);
+        let mut passed_over = None;
+        while let Some(slot) = at {
+            if limits.allow(reach[slot]) {
+                break;
+            }
+            passed_over = at;
+            at = self.by_fingerprint.next(slot);
+        }
+        (at, passed_over)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::event::Station;
 use crate::event::step::{Firewall, Step, StepKind, Verdict};
+use crate::flow::model_tests::Random;
 use crate::limits::STEPS_OF_PACKET;
 
 const OWN: i32 = -190;
@@ -366,4 +367,38 @@ fn who_comes_first_at_one_priority_is_learned_from_what_was_denied() {
         paths,
         ["forward FORWARD", "forward FORWARD", "forward FORWARD"]
     );
+}
+
+/// Many packets that look alike, in any order of hits and ends. That a search begins behind those that
+/// were out of reach is held against one that begins with the oldest, wherever there is a search.
+#[test]
+fn a_search_that_is_taken_up_finds_what_a_whole_one_finds() {
+    let mut bench = Bench::new();
+    let mut random = Random(7);
+    for _ in 0..30_000 {
+        let fingerprint = 1 + u64::from(random.below(8) == 0);
+        let packet = head(random.below(200) as u8, fingerprint);
+        let translated = packet.map(|mut head| {
+            head.tuple.src[3] = random.below(3) as u8;
+            head
+        });
+        let stream = match random.below(2) {
+            0 => Stream::Nft(random.below(300) as u32),
+            _ => Stream::Legacy,
+        };
+        let station = match random.below(6) {
+            0 | 1 => (0, OWN, 1),
+            2 => (2, 0, 1 + random.below(3) as u32),
+            3 => (2, 0, 0),
+            4 => (3, -300, 1),
+            _ => (4, 100, 1),
+        };
+        let step = (station.1 != OWN).then_some("chain");
+        bench.hit(stream, translated, Some(station), step);
+        if random.below(500) == 0 {
+            let (assembly, ways) = (&mut bench.assembly, &mut bench.ways);
+            let before_ns = bench.now.saturating_sub(random.below(400));
+            assembly.settle(before_ns, ways, &mut |_| ());
+        }
+    }
 }

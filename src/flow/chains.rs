@@ -34,12 +34,21 @@ impl Chains {
     #[cfg_attr(small, optimize(speed))]
     #[inline]
     pub fn of(&self, key: u64) -> impl Iterator<Item = usize> {
-        let mut at = self.heads[chain(key)];
-        std::iter::from_fn(move || {
-            let slot = usize::from(at);
-            at = *self.after.get(slot)?;
-            Some(slot)
-        })
+        std::iter::successors(self.first(key), |slot| self.next(*slot))
+    }
+
+    /// The first of them.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub fn first(&self, key: u64) -> Option<usize> {
+        slot(self.heads[chain(key)])
+    }
+
+    /// The one behind a slot, in its chain.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub fn next(&self, before: usize) -> Option<usize> {
+        slot(self.after[before])
     }
 
     /// Enters a slot that is not in a chain.
@@ -72,6 +81,12 @@ impl Chains {
             self.tails[chain(key)] = before.map_or(NONE, |before| before as u16);
         }
     }
+}
+
+#[cfg_attr(small, optimize(speed))]
+#[inline]
+fn slot(link: u16) -> Option<usize> {
+    (link != NONE).then_some(usize::from(link))
 }
 
 /// The upper bits of a product are mixed best.

@@ -17,6 +17,7 @@ pub mod owned;
 mod owned_tests;
 pub mod owner;
 pub mod path;
+mod reach;
 mod reclaim;
 mod same;
 #[cfg(test)]

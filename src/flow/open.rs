@@ -17,7 +17,7 @@ pub(super) type Progress = (u8, i32, u32);
 pub(super) struct Told {
     pub progress: Option<Progress>,
     /// It was denied there: nothing follows.
-    done: bool,
+    pub done: bool,
 }
 
 /// What is known of it.
@@ -189,10 +189,24 @@ impl Open {
         }
     }
 
+    /// Whether it began at the output hook.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
     #[cfg_attr(small, optimize(speed))]
     #[inline]
     fn progress(&self, station: Station) -> Progress {
-        let rank = match (station.hook, self.local) {
+        Open::progress_at(station, self.local)
+    }
+
+    /// How far that is, for a packet that began at the output hook (`local`) or not.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub fn progress_at(station: Station, local: bool) -> Progress {
+        let rank = match (station.hook, local) {
             (NF_INET_LOCAL_OUT, _) => 0,
             (NF_INET_PRE_ROUTING, false) => 0,
             (NF_INET_LOCAL_IN | NF_INET_FORWARD, false) => 1,

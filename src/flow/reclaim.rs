@@ -45,6 +45,22 @@ impl Table {
         true
     }
 
+    /// Takes a place out of the queue of those that ended. It came into it lately, or is the oldest of
+    /// many of its kind: it is looked for from both ends.
+    pub(super) fn leave_ended(&mut self, place: u32) {
+        let mut places = 0..self.ended.len();
+        while let Some(first) = places.next() {
+            let last = places.next_back().unwrap_or(first);
+            let found = [first, last]
+                .into_iter()
+                .find(|at| self.ended[*at] == place);
+            if let Some(at) = found {
+                self.ended.remove(at);
+                return;
+            }
+        }
+    }
+
     /// Folds groups of flows that differ only in their client port; returns the places freed.
     fn fold_client_ports(&mut self, counters: &mut Counters) -> u32 {
         // Nothing has ended: the queue's memory is free to sort in, and nothing is allocated.

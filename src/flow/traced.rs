@@ -313,7 +313,7 @@ impl Table {
             return fresh;
         }
         self.leave_index(place);
-        self.ended.retain(|ended| *ended != place);
+        self.leave_ended(place);
         self.free_place(place);
         Notes {
             owned: claimed.or(notes.owned),
