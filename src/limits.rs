@@ -80,7 +80,7 @@ pub const DUMP_DATAGRAM_LEN: usize = 65_536;
 
 /// Rest after a batch that was not full: a wake-up costs more than parsing what it brings, for us
 /// and for the packet that causes it.
-pub const COALESCE: Duration = Duration::from_millis(4);
+pub const COALESCE: Duration = Duration::from_millis(5);
 /// And where processes are told of, which may be gone by then.
 pub const COALESCE_OWNED: Duration = Duration::from_millis(2);
 

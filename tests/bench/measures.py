@@ -13,7 +13,7 @@ from figures import Figure, Row, at_most, at_most_times, beside, times_less
 from ground import Failed, cpu_ns, memory_kib
 from waiting import wait_for
 
-COALESCE_US = 4000  # as src/limits.rs
+COALESCE_US = 5000  # as src/limits.rs
 KEPT_LEN = 156  # what a flow takes: a process that keeps so much of each has to have the memory for it
 RULES = """
 table inet fw {
