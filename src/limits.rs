@@ -9,7 +9,7 @@ pub const CAPACITY_DEFAULT: u32 = 65_536;
 /// The most flows that can be asked for: an index slot has 24 bits for (index + 1).
 pub const CAPACITY_MAX: u32 = (1 << 24) - 2;
 
-/// Index slots per flow: two sides, at a load of two thirds, where probes stay short.
+/// Index slots per flow: two sides at most, at a load of two thirds, where probes stay short.
 pub const SLOTS_PER_FLOW: usize = 3;
 
 /// What a flow costs, everything included; the README promises it.

@@ -426,10 +426,10 @@ impl Flow {
         }
     }
 
-    /// Whether a side is found by this key.
+    /// Whether this is the key of a side.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
-    pub(super) fn has_key(&self, side: Side, key: &Key) -> bool {
+    fn has_key(&self, side: Side, key: &Key) -> bool {
         let at = 2 * side as usize;
         let tuple = &key.tuple;
         self.addresses[at] == tuple.src
@@ -438,21 +438,38 @@ impl Flow {
             && self.key(side) == *key
     }
 
-    /// The sides under which it is indexed: a folded entry and one that only a trace told of are found by
-    /// their original side only, and a flow whose two keys are equal has one slot.
+    /// The sides that it is found by: a folded entry and one that only a trace told of have their
+    /// original side only.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
     pub(super) fn sides(&self) -> &'static [Side] {
-        let one_sided = self.is_folded() || self.flag(FLAG_UNCONFIRMED);
-        let talks_to_itself = || {
-            self.addresses[0] == self.addresses[2]
-                && self.has_key(Side::Reply, &self.key(Side::Original))
-        };
-        if one_sided || talks_to_itself() {
+        if self.is_folded() || self.flag(FLAG_UNCONFIRMED) {
             &[Side::Original]
         } else {
             &[Side::Original, Side::Reply]
         }
+    }
+
+    /// The sides that have slots of their own in the index, where these are the hashes of its keys.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub(super) fn slots(&self, hashes: [u64; 2]) -> &'static [Side] {
+        let sides = self.sides();
+        if hashes[0] == hashes[1] {
+            &sides[..1]
+        } else {
+            sides
+        }
+    }
+
+    /// The side that is found by a key.
+    #[cfg_attr(small, optimize(speed))]
+    #[inline]
+    pub(super) fn side_of(&self, key: &Key) -> Option<Side> {
+        if self.has_key(Side::Original, key) {
+            return Some(Side::Original);
+        }
+        (self.has_key(Side::Reply, key) && self.sides().len() > 1).then_some(Side::Reply)
     }
 
     /// The tuple of a side. The client port of a folded entry is zero.

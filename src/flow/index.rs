@@ -1,10 +1,10 @@
 //! The two-sided index: from either key of a flow to its place in the arena.
 //!
 //! Open addressing with linear probing. A slot is one word: 7 bits of the hash, so that most probes
-//! of another flow need not look at the arena; 24 bits for the place plus one; the side. Zero is an
-//! empty slot. Removal shifts later slots back over the hole, so there are no tombstones and the
-//! index stays as good after a month as on the first day. A flow whose two keys are equal (it talks
-//! to itself) has one slot.
+//! of another flow need not look at the arena; 24 bits for the place plus one; the side whose hash it
+//! lies under. Zero is an empty slot. Removal shifts later slots back over the hole, so there are no
+//! tombstones and the index stays as good after a month as on the first day. A flow whose two keys
+//! have one hash, as they have wherever no address and no port is rewritten, has one slot for both.
 
 use super::entry::Flow;
 use super::key::{Hasher, Key, Side};
@@ -26,17 +26,17 @@ impl Index {
     /// The place and side that a key leads to, whose hash is `hash`.
     #[cfg_attr(small, optimize(speed))]
     pub(super) fn find(&self, flows: &[Flow], key: &Key, hash: u64) -> Option<(u32, Side)> {
-        self.find_where(flows, hash, |flow, side| flow.has_key(side, key))
+        self.find_by(flows, hash, |flow| flow.side_of(key))
     }
 
-    /// The place and side that lie under a hash and of which that holds.
+    /// The place and side that lie under a hash, where that says which side of a flow it is.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
-    pub(super) fn find_where(
+    pub(super) fn find_by(
         &self,
         flows: &[Flow],
         hash: u64,
-        is_it: impl Fn(&Flow, Side) -> bool,
+        side_of: impl Fn(&Flow) -> Option<Side>,
     ) -> Option<(u32, Side)> {
         let mut at = self.home(hash);
         loop {
@@ -45,8 +45,8 @@ impl Index {
                 return None;
             }
             if tag_of(slot) == tag(hash) {
-                let (place, side) = unpack(slot);
-                if is_it(&flows[place as usize], side) {
+                let (place, _) = unpack(slot);
+                if let Some(side) = side_of(&flows[place as usize]) {
                     return Some((place, side));
                 }
             }
@@ -76,16 +76,22 @@ impl Index {
     pub(super) fn rebuild(&mut self, flows: &[Flow]) {
         self.slots.fill(0);
         for (place, flow) in (0..).zip(flows).filter(|(_, flow)| flow.is_indexed()) {
-            for side in flow.sides() {
-                self.insert(place, *side, self.hasher.hash(&flow.key(*side)));
+            let hashes = self.hashes(flow);
+            for side in flow.slots(hashes) {
+                self.insert(place, *side, hashes[*side as usize]);
             }
         }
     }
 
-    /// Removes one side of a flow, whose key must be as it was when it was entered.
+    /// The hashes of a flow's keys, by side.
     #[cfg_attr(small, optimize(speed))]
-    pub(super) fn remove(&mut self, flows: &[Flow], place: u32, side: Side) {
-        let hash = self.hasher.hash(&flows[place as usize].key(side));
+    pub(super) fn hashes(&self, flow: &Flow) -> [u64; 2] {
+        [Side::Original, Side::Reply].map(|side| self.hasher.hash(&flow.key(side)))
+    }
+
+    /// Removes one side of a flow, whose key had that hash when it was entered.
+    #[cfg_attr(small, optimize(speed))]
+    pub(super) fn remove(&mut self, flows: &[Flow], place: u32, side: Side, hash: u64) {
         let wanted = pack(hash, place, side);
         let mut hole = self.home(hash);
         while self.slots[hole] != wanted {

@@ -80,26 +80,29 @@ impl Hasher {
     }
 
     /// Mixes the whole key into 64 bits: folded multiplication of two words at a time.
+    ///
+    /// The two ends count without their order, so that a key and the one of the packets the other way
+    /// have one hash, and a flow whose addresses nobody rewrites has one place in the index. Of each of
+    /// the three pairs (ports, halves of the addresses) the order is lost by itself: up to four pairs of
+    /// ends have one hash, whatever the sender does.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
         let tuple = &key.tuple;
         let (src_low, src_high) = words(&tuple.src);
         let (dst_low, dst_high) = words(&tuple.dst);
-        let l4 = u64::from(tuple.sport)
-            | u64::from(tuple.dport) << 16
+        let l4 = u64::from(tuple.sport.min(tuple.dport))
+            | u64::from(tuple.sport.max(tuple.dport)) << 16
             | u64::from(tuple.proto) << 32
             | u64::from(tuple.ipv6) << 40
             | u64::from(key.folded) << 41
             | u64::from(key.unconfirmed) << 42
             | u64::from(key.zone) << 48;
         let netns = u64::from(u32::from_ne_bytes(key.netns.to_ne_bytes()));
-        let mut state = fold(src_low ^ self.seed[0], dst_low ^ self.seed[1]);
+        let mut state = fold(src_low ^ self.seed[0], dst_low ^ self.seed[0]);
         if tuple.ipv6 {
-            state = fold(
-                src_high ^ self.seed[1] ^ state,
-                dst_high ^ self.seed[0].rotate_left(32),
-            );
+            let seed = self.seed[1] ^ state;
+            state = fold(src_high ^ seed, dst_high ^ seed);
         }
         fold(
             l4 ^ state ^ self.seed[0],
@@ -172,13 +175,15 @@ mod tests {
             Key { zone: 1, ..base },
             Key { netns: 7, ..base },
         ];
-        for change in 0..5 {
+        for change in 0..7 {
             let mut tuple = base.tuple;
             match change {
                 0 => tuple.src[3] ^= 1,
                 1 => tuple.dst[0] ^= 1,
                 2 => tuple.dport ^= 1,
                 3 => tuple.proto ^= 1,
+                4 => tuple.sport ^= 2,
+                5 => (tuple.ipv6, tuple.src[15]) = (true, 1),
                 _ => tuple.ipv6 = true,
             }
             variants.push(Key { tuple, ..base });
@@ -187,6 +192,24 @@ mod tests {
         hashes.sort_unstable();
         hashes.dedup();
         assert_eq!(hashes.len(), variants.len());
+    }
+
+    #[test]
+    fn the_way_back_has_the_same_hash() {
+        let hasher = Hasher::new([5, 6]);
+        for ipv6 in [false, true] {
+            let mut there = key(77, 1077);
+            there.tuple.ipv6 = ipv6;
+            if ipv6 {
+                (there.tuple.src[9], there.tuple.dst[14]) = (3, 4);
+            }
+            let back = Key {
+                tuple: there.tuple.inverse(),
+                ..there
+            };
+            assert_ne!(there, back);
+            assert_eq!(hasher.hash(&there), hasher.hash(&back), "ipv6: {ipv6}");
+        }
     }
 
     #[test]

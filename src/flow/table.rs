@@ -217,13 +217,7 @@ impl Table {
         if (self.traced.is_some() || self.ownership.is_some()) && event.netns.is_none() {
             self.note_zone(event.entry.zone.id);
         }
-        let find = |side| {
-            let has_key = |flow: &Flow, known| flow.has_key(known, &Key::of(event, side));
-            let hash = hashes[side as usize];
-            self.index.find_where(&self.flows, hash, has_key)
-        };
-        let (original, reply) = (find(Side::Original), find(Side::Reply));
-        let known = self.known(event, original, reply);
+        let known = self.known(event, hashes);
         let candidate = Candidate {
             event,
             hashes,
@@ -369,15 +363,16 @@ impl Table {
         }
     }
 
-    /// What those are that the index has under the keys of an event's entry.
+    /// What those are that the index has under the keys of an event's entry, which have these hashes.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
-    fn known(
-        &self,
-        event: &Event,
-        original: Option<(u32, Side)>,
-        reply: Option<(u32, Side)>,
-    ) -> Known {
+    fn known(&self, event: &Event, hashes: [u64; 2]) -> Known {
+        let find = |side| {
+            let side_of = |flow: &Flow| flow.side_of(&Key::of(event, side));
+            self.index
+                .find_by(&self.flows, hashes[side as usize], side_of)
+        };
+        let original = find(Side::Original);
         if let Some((place, Side::Original)) = original {
             let flow = &self.flows[place as usize];
             if flow.is_before(event) {
@@ -397,6 +392,7 @@ impl Table {
                 flow.began_since_dump() && (from_dump || ahead)
             })
         };
+        let reply = find(Side::Reply);
         match (original, reply) {
             (None, None) => Known::Nothing,
             _ if is_newer(original) || is_newer(reply) => Known::Newer,
@@ -454,7 +450,7 @@ impl Table {
             flow.set_dump_parity(dump_parity);
             flow.set_indexed(true);
         });
-        debug_assert_eq!(candidate.hashes, self.hashes_of(place));
+        debug_assert_eq!(candidate.hashes, self.index.hashes(self.flow(place)));
         self.enter_slots(place, candidate.hashes);
         self.tell(change, place, observer);
     }
@@ -550,22 +546,16 @@ impl Table {
 
     #[cfg_attr(small, optimize(speed))]
     pub(super) fn enter_index(&mut self, place: u32) {
-        let hashes = self.hashes_of(place);
+        let hashes = self.index.hashes(self.flow(place));
         self.flows[place as usize].set_indexed(true);
         self.enter_slots(place, hashes);
-    }
-
-    /// The hashes of the keys of a flow in the table, by side.
-    fn hashes_of(&self, place: u32) -> [u64; 2] {
-        let flow = &self.flows[place as usize];
-        [Side::Original, Side::Reply].map(|side| self.hasher.hash(&flow.key(side)))
     }
 
     /// Enters a flow that is marked as indexed, whose keys have these hashes.
     #[cfg_attr(small, optimize(speed))]
     #[inline]
     fn enter_slots(&mut self, place: u32, hashes: [u64; 2]) {
-        for side in self.flows[place as usize].sides() {
+        for side in self.flows[place as usize].slots(hashes) {
             self.index.insert(place, *side, hashes[*side as usize]);
         }
     }
@@ -573,8 +563,10 @@ impl Table {
     #[cfg_attr(small, optimize(speed))]
     pub(super) fn leave_index(&mut self, place: u32) {
         if self.flows[place as usize].is_indexed() {
-            for side in self.flows[place as usize].sides() {
-                self.index.remove(&self.flows, place, *side);
+            let hashes = self.index.hashes(self.flow(place));
+            for side in self.flows[place as usize].slots(hashes) {
+                let hash = hashes[*side as usize];
+                self.index.remove(&self.flows, place, *side, hash);
             }
             self.flows[place as usize].set_indexed(false);
         }

@@ -213,8 +213,7 @@ impl<'a> Pipeline<'a> {
         DumpProgress::Going
     }
 
-    /// Reads an entry. It is applied a little later: where its flow is, or would be, is far from the
-    /// processor, and on its way while the next ones are read.
+    /// Reads an entry, which is applied together with those right behind it.
     #[cfg_attr(small, optimize(speed))]
     fn entry(&mut self, kind: Kind, message: &Message<'_>, netns: Option<i32>, at_ns: u64) {
         if self.ahead_count == EVENTS_AHEAD {
@@ -252,17 +251,24 @@ impl<'a> Pipeline<'a> {
             (event.at_ns, event.is_kernel_time) = (kernel_time, true);
         }
         *hashes = self.table.hashes(event);
-        cache::fetch(self.table.first_slot(hashes[0]));
-        cache::fetch(self.table.first_slot(hashes[1]));
         self.ahead_count += 1;
     }
 
+    /// Applies what was read. Where those flows are, or would be, is far from the processor: all of it is
+    /// asked for at once, for each time that it is asked it waits until it has the address of the page, and
+    /// it looks up several of these at the same time.
     #[cfg_attr(small, optimize(speed))]
     fn apply_ahead(&mut self) {
         let ahead = std::mem::take(&mut self.ahead); // neither this nor an empty one allocates
         let count = std::mem::take(&mut self.ahead_count);
         self.pages.ahead(self.table.room(), EVENTS_AHEAD);
         let (table, counters, mut watching) = self.parts();
+        for Ahead { hashes, .. } in &ahead[..count] {
+            cache::fetch(table.first_slot(hashes[0]));
+            if hashes[1] != hashes[0] {
+                cache::fetch(table.first_slot(hashes[1]));
+            }
+        }
         for Ahead { event, hashes } in &ahead[..count] {
             table.apply_hashed(event, *hashes, counters, &mut watching);
         }
