@@ -10,7 +10,7 @@ import time
 
 import processes
 import witness
-from ground import CONSUMER_CPU, Failed, cpu_ns
+from ground import CONSUMER_CPU, Failed, cpu_ns, waited_s
 from waiting import wait_for
 
 # What has not run for so long has nothing to do: the kernel halts a SCHED_FIFO process for 50 ms in each second.
@@ -177,11 +177,12 @@ class NftMonitor(Consumer):
 
 
 def run_to_end(ground, argv):
-    """Seconds that a command takes, and what it said."""
+    """Seconds that a command takes, without those that it waits for its CPU, and what it said (little: nobody reads it before)."""
     process = ground.start(argv, "router", CONSUMER_CPU, stdout=subprocess.DEVNULL if argv[0] == "conntrack" else subprocess.PIPE,
                            stderr=subprocess.PIPE, text=True)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    took = time.monotonic() - process.began - waited_s(process.pid)
     out, error = process.communicate()
-    took = time.monotonic() - process.began
     processes.end(process)
     if process.returncode != 0:
         raise Failed(f"{' '.join(argv)}: exit {process.returncode}: {error}")

@@ -149,6 +149,11 @@ def cpu_ns(pid):
     return int(_read(f"/proc/{pid}/schedstat").split()[0])
 
 
+def waited_s(pid):
+    """Seconds that it could have run and others did: of one that is ahead of them and never rests, Linux takes 50 ms each second."""
+    return int(_read(f"/proc/{pid}/schedstat").split()[1]) / 1e9
+
+
 def memory_kib(pid, name):
     (line,) = (line for line in _read(f"/proc/{pid}/status").splitlines() if line.startswith(name + ":"))
     return int(line.split()[1])

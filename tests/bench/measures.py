@@ -10,7 +10,7 @@ import time
 from consumers import Conntrack, Conntracker, NftMonitor, Reader, Ulogd, number_in, run_to_end
 from established import establish
 from figures import Figure, Row, at_most, at_most_times, beside, times_less
-from ground import Failed, cpu_ns, memory_kib
+from ground import Failed, cpu_ns, memory_kib, waited_s
 from waiting import wait_for
 
 COALESCE_US = 5000  # as src/limits.rs
@@ -164,7 +164,7 @@ def start(bench):
 
     def ours():
         consumer = Conntracker(bench.ground, "--capacity", str(2 * count)).ready()
-        took = consumer.still - consumer.began
+        took = consumer.still - consumer.began - waited_s(consumer.pid)
         consumer.stop()
         if consumer.flows() != count:
             raise Failed(f"conntracker has {consumer.flows()} of {count} entries")
