@@ -3,8 +3,8 @@
 //! Open addressing with linear probing. A slot is one word: 7 bits of the hash, so that most probes
 //! of another flow need not look at the arena; 24 bits for the place plus one; the side whose hash it
 //! lies under. Zero is an empty slot. Removal shifts later slots back over the hole, so there are no
-//! tombstones and the index stays as good after a month as on the first day. A flow whose two keys
-//! have one hash, as they have wherever no address and no port is rewritten, has one slot for both.
+//! tombstones and the index stays as good after a month as on the first day. Where both keys have one
+//! hash (no NAT, and no ICMP, whose types differ by direction) the original side's slot is for both.
 
 use super::entry::Flow;
 use super::key::{Hasher, Key, Side};

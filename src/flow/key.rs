@@ -82,7 +82,7 @@ impl Hasher {
     /// Mixes the whole key into 64 bits: folded multiplication of two words at a time.
     ///
     /// The two ends count without their order, so that a key and the one of the packets the other way
-    /// have one hash, and a flow whose addresses nobody rewrites has one place in the index. Of each of
+    /// have one hash, and a flow of ports that nobody rewrites has one slot in the index. Of each of
     /// the three pairs (ports, halves of the addresses) the order is lost by itself: up to four pairs of
     /// ends have one hash, whatever the sender does.
     #[cfg_attr(small, optimize(speed))]
